@@ -1,0 +1,58 @@
+"""The lines under a chapter's title: article, prerequisites, reading and run time."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util.docutils import SphinxDirective
+
+WORDS_A_MINUTE = 220
+CODE_LINES_A_MINUTE = 30
+
+
+class chapter_node(nodes.General, nodes.Element):
+    """Stands for the facts until the page has been executed."""
+
+
+class ChapterDirective(SphinxDirective):
+    """``{chapter}``: with `:article:` (its Chinese title) and `:prerequisites:`."""
+
+    option_spec = {
+        "article": directives.unchanged_required,
+        "prerequisites": directives.unchanged_required,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        for option in self.option_spec:
+            if option not in self.options:
+                raise self.error(f"chapter: needs the option :{option}:")
+        return [chapter_node("", **self.options)]
+
+
+def to_html(app: Any, node: nodes.Element, doctree: nodes.document, page: str) -> str:
+    ran = app.env.nb_metadata.get(page, {}).get("exec_data") or {}
+    claims = app.env.bookkit_claims.get(page, [])
+    facts = [
+        f"Reading time {reading_minutes(doctree)} min",
+        f"run time {ran.get('runtime') or 0.0:.1f} s",
+        f"{len(claims)} claims hold",
+    ]
+    return (
+        f'<p class="chapter-article" lang="zh">{html.escape(node["article"])}</p>'
+        f'<p class="chapter-facts">Prerequisites: {html.escape(node["prerequisites"])}'
+        f"<br>{' · '.join(facts)}</p>"
+    )
+
+
+def reading_minutes(doctree: nodes.document) -> int:
+    """Prose by its words, code by its lines; outputs and pictures come for free."""
+    words = sum(len(text.astext().split()) for text in doctree.findall(nodes.paragraph))
+    lines = sum(
+        block.astext().count("\n") + 1
+        for block in doctree.findall(nodes.literal_block)
+        if "language" in block and block["language"] not in ("none", "myst-ansi")
+    )
+    return max(1, round(words / WORDS_A_MINUTE + lines / CODE_LINES_A_MINUTE))

@@ -1,0 +1,244 @@
+"""The Sphinx extension that keeps the four promises of a build.
+
+1. A false page fails: every warning is a failure, remembered until mended
+   (`failures`).
+2. A fresh page is fresh: each chapter's execution is keyed on all that it depends on
+   (`freshness`).
+3. Numbers are measured: claims are gathered from the executed pages (`ledger`).
+4. What is shown is tested: listings come from `code/` (`listing`), and a page that
+   defines what `code/` defines is refused (here).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import logging as standard_logging
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from docutils import nodes
+from sphinx.util import logging
+
+from bookkit import chapter, environment, ledger, listing
+from bookkit.cells import defined_names, parse_cell, read_page
+from bookkit.failures import FailureLog, execution_failure, remember, remembered
+from bookkit.freshness import CodeGraph, MissingData, chapter_key
+
+LOGGER = logging.getLogger(__name__)
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register with Sphinx."""
+    root, doctrees = Path(app.srcdir), Path(app.doctreedir)
+    app.bookkit_log = FailureLog(app)
+    app.bookkit_code = CodeGraph(root, doctrees.parent / ".grimp_cache")
+    app.bookkit_keys = {}
+    app.bookkit_changed = False
+    app.bookkit_note = doctrees.parent / "bookkit_failures.json"
+    standard_logging.getLogger("sphinx").addHandler(app.bookkit_log)
+    _set_kernel_environment(root)
+    _survive_dead_kernels()
+
+    # An edit of the extension itself renders every page anew (from the cache).
+    app.add_config_value("bookkit_sources", _own_digest(), "env")
+    app.add_directive("chapter", chapter.ChapterDirective)
+    app.add_directive("environment", environment.EnvironmentDirective)
+    app.add_directive("ledger", ledger.LedgerDirective)
+    app.add_directive("listing", listing.ListingDirective)
+    app.connect("env-get-outdated", _outdated_pages)
+    app.connect("source-read", _add_key)
+    app.connect("env-purge-doc", _forget_page)
+    app.connect("doctree-read", _check_page)
+    app.connect("env-get-updated", _render_all_if_any)
+    app.connect("doctree-resolved", _fill_in)
+    app.connect("html-collect-pages", listing.source_pages)
+    app.connect("build-finished", _finish)
+    return {"version": "1", "env_version": 1, "parallel_read_safe": False}
+
+
+def _set_kernel_environment(root: Path) -> None:
+    """What kernels inherit: our code, our figure style, a fixed order of sets."""
+    paths = [str(root / "code"), str(Path(__file__).parents[1])]
+    paths += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    os.environ["BOOK_ROOT"] = str(root)
+    os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
+    os.environ["MPLBACKEND"] = "agg"
+    os.environ["PYTHONHASHSEED"] = "0"
+
+
+def _survive_dead_kernels() -> None:
+    """A kernel that dies fails its own page, not the whole build.
+
+    MyST-NB catches errors of cells and timeouts, but not `DeadKernelError`.
+    """
+    from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
+    from myst_nb.core.execute import cache
+    from nbclient.exceptions import DeadKernelError
+
+    def execute(notebook: Any, cwd: str | None, **options: Any) -> ExecutionResult:
+        try:
+            return single_nb_execution(notebook, cwd, **options)
+        except DeadKernelError as error:
+            return ExecutionResult(notebook, cwd, 0.0, error, str(error))
+
+    cache.single_nb_execution = execute
+
+
+def _own_digest() -> str:
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _outdated_pages(
+    app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]
+) -> set[str]:
+    """The pages to read again: those whose key changed, and those that failed."""
+    previous = getattr(env, "bookkit_keys", {})
+    outdated = remembered(app.bookkit_note) & env.found_docs
+    for docname in env.found_docs:
+        page = read_page(Path(env.doc2path(docname)).read_text(encoding="utf-8"))
+        if not page.is_notebook:
+            continue
+        try:
+            key = chapter_key(page, Path(app.srcdir), app.bookkit_code)
+        except MissingData as error:
+            # No stale output under a missing file: a key that is never right.
+            key = f"missing: {error}"
+        app.bookkit_keys[docname] = key
+        if previous.get(docname) != key:
+            outdated.add(docname)
+    if app.bookkit_code.error:
+        LOGGER.warning(app.bookkit_code.error, type="bookkit", subtype="code")
+    return outdated
+
+
+def _add_key(app: Any, docname: str, source: list[str]) -> None:
+    """Write the key into the page's `kernelspec`, which jupyter-cache hashes."""
+    app.bookkit_changed = True
+    key = app.bookkit_keys.get(docname)
+    if key is None:
+        return
+    if key.startswith("missing: "):
+        _fail(key.removeprefix("missing: "), docname, 1)
+    lines = source[0].split("\n")
+    end = lines.index("---", 1)
+    front = yaml.safe_load("\n".join(lines[1:end]))
+    front["kernelspec"] = {**front["kernelspec"], "bookkit": key}
+    # One line of JSON, which is YAML, and as many lines as before: the line
+    # numbers of errors stay true.
+    padded = [json.dumps(front, ensure_ascii=False)] + ["#"] * (end - 2)
+    source[0] = "\n".join(["---", *padded, *lines[end:]])
+
+
+def _forget_page(app: Any, env: Any, docname: str) -> None:
+    for name in ("bookkit_claims", "bookkit_keys", "bookkit_special"):
+        if not hasattr(env, name):
+            setattr(env, name, {})
+        getattr(env, name).pop(docname, None)
+
+
+def _check_page(app: Any, doctree: nodes.document) -> None:
+    """Look at a page that has just been executed, or taken from the cache."""
+    env, docname = app.env, app.env.docname
+    special = [n for n in (ledger.ledger_node, environment.environment_node)
+               if next(doctree.findall(n), None)]  # fmt: skip
+    env.bookkit_special[docname] = [node.__name__ for node in special]
+    ran = env.nb_metadata.get(docname, {}).get("exec_data")
+    if docname not in app.bookkit_keys or not ran:
+        return
+    page = read_page(Path(env.doc2path(docname)).read_text(encoding="utf-8"))
+    path = Path(app.outdir).parent / "jupyter_execute" / f"{docname}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    if not ran["succeeded"]:
+        number, line, reason = execution_failure(notebook)
+        at = page.cells[number - 1].line + line - 1
+        _fail(f"cell {number}, line {line}: {reason}", docname, at)
+        return
+    env.bookkit_keys[docname] = app.bookkit_keys[docname]
+    claims = env.bookkit_claims[docname] = ledger.claims_of(notebook)
+    if not claims:
+        _fail("a chapter without a claim", docname, 1)
+    for made in claims:
+        if made["kind"] == "recorded" and not _declares(app, page, made["source"]):
+            message = f"{made['source']} is not declared under `bookkit: data:`"
+            _fail(message, docname, 1)
+        elif made["kind"] != "recorded" and made["source"]:
+            _check_citation(app, made["source"], docname)
+    for cell in page.cells:
+        for name in sorted(defined_names(parse_cell(cell.source))):
+            where = _public_definitions(app).get(name)
+            if where:
+                message = f"defines `{name}`, which {where} defines: show it by listing"
+                _fail(f"cell {cell.number}: {message}", docname, cell.line)
+
+
+def _declares(app: Any, page: Any, path: str) -> bool:
+    root = Path(app.srcdir)
+    return any(root / path in root.glob(pattern) for pattern in page.data_patterns())
+
+
+def _check_citation(app: Any, key: str, docname: str) -> None:
+    domain = app.env.domains.get("cite")
+    entries = domain.bibdata.data.entries if domain else {}
+    if key not in entries:
+        _fail(f"cited: no entry {key!r} in the bibliography", docname, 1)
+
+
+def _public_definitions(app: Any) -> dict[str, str]:
+    """The public functions and classes of `code/`, and the file of each."""
+    if not hasattr(app, "bookkit_definitions"):
+        app.bookkit_definitions = {}
+        for file in sorted((Path(app.srcdir) / "code").rglob("*.py")):
+            try:
+                tree = ast.parse(file.read_text(encoding="utf-8"))
+            except SyntaxError:
+                continue  # told by the import graph
+            path = file.relative_to(app.srcdir).as_posix()
+            for name in defined_names(tree):
+                if not name.startswith("_"):
+                    app.bookkit_definitions.setdefault(name, path)
+    return app.bookkit_definitions
+
+
+def _render_all_if_any(app: Any, env: Any) -> set[str]:
+    """When a page was read, render all: links between pages are checked again."""
+    return set(env.found_docs) if app.bookkit_changed else set()
+
+
+def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
+    """Put the parts in place that need every page to have been read."""
+    made = {
+        ledger.ledger_node: lambda node: ledger.to_html(app, docname),
+        environment.environment_node: lambda node: environment.to_html(app, docname),
+        chapter.chapter_node: lambda n: chapter.to_html(app, n, doctree, docname),
+        listing.listing_link: lambda n: listing.link_to_html(app, n, docname),
+    }
+    for kind, to_html in made.items():
+        for node in list(doctree.findall(kind)):
+            node.replace_self(nodes.raw("", to_html(node), format="html"))
+
+
+def _finish(app: Any, exception: Exception | None) -> None:
+    standard_logging.getLogger("sphinx").removeHandler(app.bookkit_log)
+    log = app.bookkit_log
+    docnames = {app.env.path2doc(str(Path(app.srcdir, page))) for page in log.pages()}
+    if exception is None:
+        special = getattr(app.env, "bookkit_special", {})
+        pages = {doc for doc, names in special.items() if "ledger_node" in names}
+        ledger.write_json(app, pages)
+    remember(app.bookkit_note, {name for name in docnames if name})
+    if log.failures:
+        app.statuscode = 1
+        count = len([page for page in log.pages() if page])
+        LOGGER.info(f"\nThis book is not true: {count} page(s) to mend.")
+        LOGGER.info(log.report())
+
+
+def _fail(message: str, docname: str, line: int) -> None:
+    LOGGER.warning(message, location=(docname, line), type="bookkit", subtype="page")
