@@ -41,7 +41,7 @@ def read_page(text: str) -> Page:
         return Page({}, ())
     notebook = read_myst_markdown_notebook(text, add_source_map=True)
     lines = text.splitlines()
-    cells = []
+    cells: list[Cell] = []
     starts = notebook.metadata["source_map"]
     for start, cell in zip(starts, notebook.cells, strict=True):
         if cell.cell_type == "code":

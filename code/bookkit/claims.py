@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-CLAIM_MIME = "application/vnd.bookkit.claim+json"
+CLAIM_KEY = "bookkit_claim"  # in the metadata of a cell's output
 _MISSING: Any = object()
 _stated: set[str] = set()
 
@@ -237,8 +237,8 @@ def inline_code(text: str) -> str:
 
 
 def _publish(made: Claim) -> None:
-    data = {CLAIM_MIME: asdict(made), "text/html": made.to_html()}
-    _display({**data, "text/plain": made.to_text()}, {})
+    data = {"text/html": made.to_html(), "text/plain": made.to_text()}
+    _display(data, {CLAIM_KEY: asdict(made)})
 
 
 def _display(data: dict[str, Any], metadata: dict[str, Any]) -> None:
@@ -319,7 +319,11 @@ def _tolerance(rel: float, abs_: float) -> str:
 def _show(value: Any) -> str:
     """A value in few characters."""
     if isinstance(value, float):
-        return f"{value:.4g}" if not value.is_integer() or abs(value) >= 1e15 else f"{value:.0f}"
+        return (
+            f"{value:.4g}"
+            if not value.is_integer() or abs(value) >= 1e15
+            else f"{value:.0f}"
+        )
     if isinstance(value, str):
         return value
     if isinstance(value, tuple):

@@ -37,7 +37,7 @@ class FailureLog(logging.Handler):
         self.addFilter(sphinx_logging.WarningLogRecordTranslator(app))
 
     def emit(self, record: logging.LogRecord) -> None:
-        kind, subtype = getattr(record, "type", None), getattr(record, "subtype", None)
+        kind, subtype = getattr(record, "type", ""), getattr(record, "subtype", "")
         suppressed = self.app.config.suppress_warnings
         if sphinx_logging.is_suppressed_warning(kind, subtype, suppressed):
             return
@@ -45,6 +45,7 @@ class FailureLog(logging.Handler):
             return  # told again, with its cell and line, by `execution_failure`
         place = str(getattr(record, "location", "") or "")
         message = ANSI.sub("", record.getMessage())
+        message = message.removeprefix(f"{place}: WARNING: ")  # docutils says it too
         failure = Failure(self._relative(place), message)
         if failure not in self.failures:
             self.failures.append(failure)

@@ -11,7 +11,7 @@ from docutils import nodes
 from jinja2 import Environment
 from sphinx.util.docutils import SphinxDirective
 
-from bookkit.claims import CLAIM_MIME, inline_code
+from bookkit.claims import CLAIM_KEY, inline_code
 
 
 class ledger_node(nodes.General, nodes.Element):
@@ -28,11 +28,11 @@ class LedgerDirective(SphinxDirective):
 def claims_of(notebook: Any) -> list[dict[str, str]]:
     """The claims among the outputs of an executed page, in their order."""
     return [
-        output.data[CLAIM_MIME]
+        output.metadata[CLAIM_KEY]
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
-        if CLAIM_MIME in output.get("data", {})
+        if CLAIM_KEY in output.get("metadata", {})
     ]
 
 
@@ -119,7 +119,8 @@ _TEMPLATE = _environment.from_string("""
 <tbody>
 {% for claim in chapter.claims %}
 <tr{% if claim.corrects %} data-corrects{% endif %} data-anchor="{{ claim.anchor }}">
-<td><a href="{{ chapter.uri }}#{{ claim.anchor }}">{{ claim.statement | code | safe }}</a>
+<td><a href="{{ chapter.uri }}#{{ claim.anchor }}">
+{{- claim.statement | code | safe }}</a>
 {%- if claim.corrects %}
 <div class="claim-corrects">The article says: {{ claim.corrects | code | safe }}</div>
 {%- endif %}</td>

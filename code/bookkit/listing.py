@@ -48,7 +48,7 @@ def find_source(name: str, source_root: Path, *, docstring: bool = True) -> Sour
     if not rest:
         return Source(name, file, 1, text.count("\n"), text.rstrip())
     tree = ast.parse(text)
-    node: ast.AST = tree
+    node: ast.Module | ast.stmt = tree
     for depth, part in enumerate(rest):
         body = getattr(node, "body", [])
         found = _definition(body, part)
@@ -58,11 +58,12 @@ def find_source(name: str, source_root: Path, *, docstring: bool = True) -> Sour
                 return find_source(target, source_root, docstring=docstring)
             raise NoSuchObject(f"{name}: {file.name} defines no {part!r}")
         node = found
+    assert isinstance(node, ast.stmt)
     lines = text.splitlines()
     decorators = getattr(node, "decorator_list", [])
     first = min([node.lineno, *(d.lineno for d in decorators)])
     last = node.end_lineno or first
-    kept = range(first, last + 1)
+    kept = list(range(first, last + 1))
     if not docstring and isinstance(node, Definition):
         kept = _without_docstring(node, kept)
     shown = textwrap.dedent("\n".join(lines[number - 1] for number in kept))
@@ -120,10 +121,10 @@ def _import_target(
     return None
 
 
-def _without_docstring(node: Definition, lines: range) -> list[int]:
+def _without_docstring(node: Definition, lines: list[int]) -> list[int]:
     first = node.body[0]
     if ast.get_docstring(node) is None or len(node.body) == 1:
-        return list(lines)
+        return lines
     following = node.body[1]
     decorators = getattr(following, "decorator_list", [])
     resume = min([following.lineno, *(d.lineno for d in decorators)])

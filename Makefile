@@ -1,0 +1,55 @@
+# Two commands for a fresh machine with Python 3.11 or later: `make book`, `make test`.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: book serve page check unit site-tests test pins clean help
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "No $(PYTHON) found: install Python 3.11 or later (or say make PYTHON=/path/to/python3)."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1): install Python 3.11 or later (or say make PYTHON=/path/to/python3)."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+book: $(STAMP) ## executes what changed, writes _build/html
+	@$(BIN)/jupyter-book build --quiet .
+	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
+
+serve: book ## builds, then serves on http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+page: $(STAMP) ## one chapter alone: make page TOPIC=objects
+	@test -f book/$(TOPIC).md || { echo "TOPIC: no book/$(TOPIC).md"; exit 1; }
+	@mkdir -p _build/page/$(TOPIC)
+	@printf 'format: jb-book\nroot: book/index\nchapters:\n  - file: book/%s\n  - file: book/claims\n  - file: book/references\n' $(TOPIC) > _build/page/$(TOPIC)/_toc.yml
+	@$(BIN)/jupyter-book build --quiet . --toc $(CURDIR)/_build/page/$(TOPIC)/_toc.yml --path-output _build/page/$(TOPIC)
+	@echo "The page is at file://$(CURDIR)/_build/page/$(TOPIC)/_build/html/book/$(TOPIC).html"
+
+check: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(STAMP) ## tests of the code, the claims, and the promises
+	$(BIN)/pytest tests --ignore=tests/site
+
+site-tests: book ## tests of the site that was built
+	$(BIN)/pytest tests/site
+
+test: check unit site-tests ## everything
+
+pins: $(STAMP) ## compiles requirements.in to requirements.txt
+	$(BIN)/python -m piptools --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/python -m piptools compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.txt requirements.in
+
+clean: ## removes what was built, not the environment
+	rm -rf _build
