@@ -47,9 +47,12 @@ site-tests: book ## tests of the site that was built
 
 test: check unit site-tests ## everything
 
+# torch pins CUDA's packages itself, exactly, and only its CUDA build needs them.
 pins: $(STAMP) ## compiles requirements.in to requirements.txt
-	$(BIN)/python -m piptools --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/python -m piptools compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.txt requirements.in
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate requirements.in \
+	  | grep -vE '^(nvidia|cuda)-' > requirements.new
+	@mv requirements.new requirements.txt
 
 clean: ## removes what was built, not the environment
 	rm -rf _build

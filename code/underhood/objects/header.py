@@ -62,7 +62,7 @@ def header_fields(
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 FIELDS = header_fields(
-    max(sys.version_info[:2], (3, 11)),
+    sys.version_info[:2],
     free_threaded=FREE_THREADED,
     bits=8 * ctypes.sizeof(ctypes.c_void_p),
     byteorder=sys.byteorder,
@@ -97,8 +97,8 @@ class Header:
 def header(obj: object) -> Header:
     """Read the header of `obj` from memory. Nothing is written.
 
-    The count is what the header holds during the call, the caller's own
-    references included; `sys.getrefcount` adds the one of its argument.
+    The count is what the header holds during the call: like `sys.getrefcount`, it
+    includes the reference that the call's own argument is.
 
     Raises:
         NotImplementedError: not CPython, where an id is no address; or a build

@@ -1,0 +1,9 @@
+import utils
+
+def myfunc(mylist):
+    total = utils.sum(mylist)
+    print(total)
+
+print("start")
+myfunc([1, 2, 3, 4])
+print("end")

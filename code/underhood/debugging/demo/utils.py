@@ -1,0 +1,5 @@
+def sum(mylist):
+    result = 0
+    for item in mylist:
+        result += item
+    return result
