@@ -115,7 +115,7 @@ def chapter_key(page: Page, root: Path, code: CodeGraph) -> str:
             file.relative_to(root).as_posix(): _digest(file)
             for file in declared_files(page, root)
         },
-        "versions": library_versions(libraries),
+        "versions": library_versions(libraries) | declared_packages(page),
         "python": sys.version,
         "device": device(),
     }
@@ -132,6 +132,15 @@ def declared_files(page: Page, root: Path) -> list[Path]:
             raise MissingData(f"bookkit data: no file matches {pattern!r}")
         files |= found
     return sorted(files)
+
+
+def declared_packages(page: Page) -> dict[str, str]:
+    """Versions of the distributions whose files the page reads without an import."""
+    declared = (page.metadata.get("bookkit") or {}).get("packages") or []
+    try:
+        return {name: metadata.version(name) for name in declared}
+    except metadata.PackageNotFoundError as error:
+        raise MissingData(f"bookkit packages: {error} is not installed") from error
 
 
 def library_versions(names: set[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-def sum(mylist):
+def sum(mylist: list[int]) -> int:
     result = 0
     for item in mylist:
         result += item

@@ -9,15 +9,17 @@ import cmd
 import os
 import sys
 
-_BEFORE, _AFTER = os.environ.pop("UNDERHOOD_PROMPT_MARKS").split(",")
+_marks = os.environ.pop("UNDERHOOD_PROMPT_MARKS", "")
 _input = input
 
 
-def _marked_input(prompt=""):
+def _marked_input(prompt: object = "") -> str:
+    before, after = _marks.split(",")
     if "code" in sys.modules:
-        sys.modules["code"].input = _marked_input
-    return _input(_BEFORE + str(prompt) + _AFTER)
+        vars(sys.modules["code"])["input"] = _marked_input
+    return _input(f"{before}{prompt}{after}")
 
 
-# A global of a module goes before the builtin of the same name.
-cmd.input = _marked_input
+if _marks:
+    # A global of a module goes before the builtin of the same name.
+    vars(cmd)["input"] = _marked_input
