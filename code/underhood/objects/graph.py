@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -43,8 +42,7 @@ class Node:
         refcount: references to it from everywhere, those of the walk not counted.
         mutable: whether its type offers operations that change it.
         slots: the references that were followed.
-        hidden: how many more it holds, beyond `max_items` or below `depth`;
-            -1 where nobody counted them.
+        hidden: how many more it holds, beyond `max_items` or below `depth`.
     """
 
     label: str
@@ -224,10 +222,10 @@ class _Walk:
         order, cycles = self._discovery()
         label = {place: f"#{k}" for k, place in enumerate(order, 1)}
 
-        def slot(place: int, k: int, text: str, target: int | None) -> Slot:
-            if target is None:
-                return Slot(text, "")
-            return Slot(text, label[target], cycle=(place, k) in cycles)
+        def slots(place: int) -> Iterator[Slot]:
+            for k, (text, target) in enumerate(self.slots[place]):
+                found = "" if target is None else label[target]
+                yield Slot(text, found, cycle=(place, k) in cycles)
 
         nodes = [
             Node(
@@ -237,14 +235,15 @@ class _Walk:
                 value=short_repr(self.pool[place], bare=not self.slots[place]),
                 refcount=counts[place],
                 mutable=is_mutable(self.pool[place]),
-                slots=tuple(
-                    slot(place, k, *held) for k, held in enumerate(self.slots[place])
-                ),
+                slots=tuple(slots(place)),
                 hidden=self.hidden[place],
             )
             for place in order
         ]
-        names = [Name(text, label.get(place, "")) for text, place in self.names]  # type: ignore[arg-type]
+        names = [
+            Name(text, "" if place is None else label[place])
+            for text, place in self.names
+        ]
         return ObjectGraph(tuple(names), tuple(nodes), hidden_names)
 
     def _discovery(self) -> tuple[list[int], set[tuple[int, int]]]:

@@ -7,8 +7,8 @@ import gc
 import re
 import types
 import unicodedata
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 Held = tuple[str, object]
@@ -22,49 +22,33 @@ SORTED = 1000  # a set up to this size is shown in a stable order
 def follow(obj: object, limit: int) -> tuple[list[Held], int]:
     """The first `limit` references that `obj` holds, and the number of the others.
 
-    The number is -1 where only walking on would tell, and there are some.
+    References are items of containers, attributes, and else what the garbage
+    collector would traverse. A long container is not read to its end.
     """
-    references = _references(obj)
-    shown = list(islice(references, limit))
-    size = _size(obj)
-    if size is not None:
-        return shown, size - len(shown)
-    return shown, -1 if next(references, None) is not None else 0
+    items, size = _items(obj)
+    others = [] if type(obj) in ATOMS else _attributes(obj) + _parts(obj)
+    shown = list(islice(chain(items, others), limit))
+    return shown, size + len(others) - len(shown)
 
 
-def _references(obj: object) -> Iterator[Held]:
-    kind = type(obj)
-    if kind in ATOMS:
-        return
-    for base, items in _CONTAINERS.items():
-        if issubclass(kind, base):
-            yield from items(obj)
-            break
-    else:
-        if issubclass(kind, (type, types.ModuleType)):
-            yield from _class_attributes(obj)
-        elif kind in _PARTS:
-            for name in _PARTS[kind]:
-                part = getattr(obj, name)
-                if part is not None:
-                    yield f".{name}", part
-        elif not _is_heap_type(kind):
-            yield from (("→", part) for part in gc.get_referents(obj) if part is not kind)
-    yield from _attributes(obj)
+def _is(obj: Any, *kinds: type) -> bool:
+    """`isinstance` by the true type: `isinstance` also asks `obj.__class__`."""
+    return issubclass(type(obj), kinds)
 
 
-def _size(obj: object) -> int | None:
-    """How many references `_references` gives, where that is known at once."""
-    kind = type(obj)
-    if kind in (list, tuple, set, frozenset):
-        return len(obj)  # type: ignore[arg-type]
-    return None
-
-
-def _sequence_items(obj: Any) -> Iterator[Held]:
-    walk = list.__iter__ if isinstance(obj, list) else tuple.__iter__
-    for k, item in enumerate(walk(obj)):
-        yield f"[{k}]", item
+def _items(obj: Any) -> tuple[Iterator[Held], int]:
+    """What the built-in container in `obj` holds, past any overridden method."""
+    if _is(obj, list, tuple):
+        base = list if _is(obj, list) else tuple
+        walk = enumerate(base.__iter__(obj))
+        return ((f"[{k}]", item) for k, item in walk), base.__len__(obj)
+    if _is(obj, dict):
+        size = sum(1 if type(key) in ATOMS else 2 for key in dict.keys(obj))
+        return _dict_items(obj), size
+    if _is(obj, set, frozenset):
+        base_set = set if _is(obj, set) else frozenset
+        return _set_items(base_set.__iter__(obj)), base_set.__len__(obj)
+    return iter(()), 0
 
 
 def _dict_items(obj: Any) -> Iterator[Held]:
@@ -76,53 +60,63 @@ def _dict_items(obj: Any) -> Iterator[Held]:
             yield f"value {k}", value
 
 
-def _set_items(obj: Any) -> Iterator[Held]:
-    items = islice(frozenset(obj), SORTED) if len(obj) > SORTED else frozenset(obj)
-    in_order = sorted(items, key=lambda item: (type(item).__name__, short_repr(item)))
-    return (("∈", item) for item in in_order)
+def _set_items(items: Iterator[object]) -> Iterator[Held]:
+    def key(item: object) -> tuple[str, str]:
+        return type(item).__name__, short_repr(item)
+
+    return (("∈", item) for item in sorted(islice(items, SORTED), key=key))
 
 
-def _class_attributes(obj: Any) -> Iterator[Held]:
-    """Of a class or module, what its author wrote: not `__module__` and its like."""
-    for name, value in list(vars(obj).items()):
-        if not (name.startswith("__") and name.endswith("__")):
-            yield f".{name}", value
+def _attributes(obj: object) -> list[Held]:
+    """Attributes that `obj` itself holds: in its `__dict__` and its `__slots__`.
 
-
-def _attributes(obj: object) -> Iterator[Held]:
-    """The instance's own: `__dict__` and `__slots__`, past any `__getattribute__`."""
-    if isinstance(obj, (type, types.ModuleType)):
-        return
-    try:
-        own = object.__getattribute__(obj, "__dict__")
-    except AttributeError:
-        own = {}
-    if isinstance(own, dict):
-        for name, value in list(own.items()):
-            yield f".{name}", value
+    Of a class or a module only those that its author wrote, not `__module__` and
+    its like.
+    """
+    own = list(_own_dict(obj).items())
+    if _is(obj, type, types.ModuleType):
+        own = [held for held in own if not held[0].startswith("__")]
     for cls in type(obj).__mro__:
         if "__slots__" not in vars(cls):
             continue
         for name, member in vars(cls).items():
             if isinstance(member, types.MemberDescriptorType):
                 try:
-                    yield f".{name}", member.__get__(obj)
+                    own.append((name, member.__get__(obj)))
                 except AttributeError:
                     continue  # a slot that nothing was assigned to
+    return [(f".{name}", value) for name, value in own]
 
 
-def _is_heap_type(kind: type) -> bool:
-    """Whether a `class` statement (or its like) made the type."""
-    return bool(kind.__flags__ & 1 << 9)
+def _own_dict(obj: object) -> Mapping[str, object]:
+    if _is(obj, type):
+        return type.__getattribute__(obj, "__dict__")
+    try:
+        own = object.__getattribute__(obj, "__dict__")
+    except AttributeError:
+        return {}
+    return own if _is(own, dict) else {}
 
 
-_CONTAINERS: dict[type, Callable[[Any], Iterator[Held]]] = {
-    list: _sequence_items,
-    tuple: _sequence_items,
-    dict: _dict_items,
-    set: _set_items,
-    frozenset: _set_items,
-}
+def _parts(obj: object) -> list[Held]:
+    """What built-in objects other than containers refer to."""
+    kind = type(obj)
+    if kind in _PARTS:
+        parts = [(f".{name}", getattr(obj, name)) for name in _PARTS[kind]]
+        return [held for held in parts if held[1] is not None]
+    if _is(obj, *_CONTAINERS, type, types.ModuleType):
+        return []
+    own = _own_dict(obj)
+    known = {id(own), *(id(value) for _, value in _attributes(obj))}
+    label = ".cell_contents" if kind is types.CellType else "→"
+    return [
+        (label, part)
+        for part in gc.get_referents(obj)
+        if id(part) not in known and not _is(part, type, types.ModuleType)
+    ]
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 # A function also refers to its module's globals and its code: not drawn.
 _PARTS: dict[type, tuple[str, ...]] = {
     types.FunctionType: ("__defaults__", "__kwdefaults__", "__closure__"),
@@ -134,6 +128,18 @@ _PARTS: dict[type, tuple[str, ...]] = {
 }
 
 
+_IMMUTABLE = (
+    *ATOMS,
+    object,
+    tuple,
+    frozenset,
+    types.MappingProxyType,
+    types.CodeType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+)
+
+
 def is_mutable(obj: object) -> bool:
     """Whether the type of `obj` offers operations that change it."""
     kind = type(obj)
@@ -141,8 +147,7 @@ def is_mutable(obj: object) -> bool:
         return True
     if dataclasses.is_dataclass(kind):
         return not kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    frozen = (*ATOMS, tuple, frozenset, types.MappingProxyType, types.CodeType)
-    return kind not in (*frozen, types.BuiltinFunctionType, types.MethodType)
+    return kind not in _IMMUTABLE
 
 
 def short_repr(obj: object, *, bare: bool = True) -> str:
@@ -153,24 +158,28 @@ def short_repr(obj: object, *, bare: bool = True) -> str:
         bare: whether the picture shows nothing else of the object; if not, only a
             type or a function has a name to show.
     """
-    if isinstance(obj, (type, types.FunctionType, types.MethodType)):
-        return cut(_clean(getattr(obj, "__qualname__", "")), VALUES)
-    if isinstance(obj, types.ModuleType):
-        return cut(_clean(obj.__name__), VALUES)
-    if not bare:
-        return ""
-    if type(obj) in (list, tuple, dict, set, frozenset):
-        empty = not obj
-        return repr(obj) if empty else ""
-    if type(obj).__repr__ is object.__repr__:
-        return ""
-    if type(obj) in (str, bytes):
-        obj = obj[: 2 * VALUES]  # type: ignore[index]
     try:
-        text = repr(obj)
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's __repr__ raises
+        text = _own_name(obj) or (_value(obj) if bare else "")
+    except Exception as error:  # whatever a stranger's __repr__ raises
         text = f"repr: {type(error).__name__}"
     return cut(re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(text)), VALUES)
+
+
+def _own_name(obj: Any) -> str:
+    if _is(obj, type, types.FunctionType, types.MethodType):
+        return str(obj.__qualname__)
+    return str(obj.__name__) if _is(obj, types.ModuleType) else ""
+
+
+def _value(obj: Any) -> str:
+    kind = type(obj)
+    if kind in _CONTAINERS:
+        return "" if obj else repr(obj)
+    if kind is int and obj.bit_length() > 99:
+        return f"of {obj.bit_length()} bits"
+    if kind in (str, bytes):
+        obj = obj[: 2 * VALUES]
+    return "" if kind.__repr__ is object.__repr__ else repr(obj)
 
 
 def width(text: str) -> int:
@@ -180,6 +189,7 @@ def width(text: str) -> int:
 
 def cut(text: str, limit: int) -> str:
     """`text` in at most `limit` columns, cut with `…`."""
+    text = text[: limit + 1]
     if width(text) <= limit:
         return text
     while width(text) > limit - 1:
@@ -189,4 +199,5 @@ def cut(text: str, limit: int) -> str:
 
 def _clean(text: str) -> str:
     """On one line, and nothing that XML does not allow."""
-    return "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
+    words = " ".join(text[:1000].split())
+    return "".join(c if c.isprintable() else "·" for c in words)
