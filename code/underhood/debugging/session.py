@@ -7,6 +7,7 @@ ends its process and whatever that process started.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import re
@@ -85,8 +86,7 @@ def run_pdb(
     return Transcript(
         opening=tidy(opening),
         exchanges=tuple(
-            Exchange(each.prompt, each.command, tidy(each.output))
-            for each in exchanges
+            Exchange(each.prompt, each.command, tidy(each.output)) for each in exchanges
         ),
         prompt=prompt or "",
         ending=ending,
@@ -134,11 +134,9 @@ class _Child:
     def write(self, command: str) -> None:
         """Type a line. A process that is gone shows it in the next `read`."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):
             self._process.stdin.write(f"{command}\n".encode())
             self._process.stdin.flush()
-        except OSError:
-            pass
 
     def read(self) -> tuple[str, str | None]:
         """What comes until the next prompt, and it; `None` when there is no other."""
@@ -148,11 +146,16 @@ class _Child:
             asked = self._asked.search(seen)
             if asked:
                 return _text(seen[: asked.start()]), _text(asked.group(1))
+            left = deadline - time.monotonic()
             try:
-                piece = self._pieces.get(timeout=max(deadline - time.monotonic(), 0))
+                piece = self._pieces.get(timeout=max(min(left, 0.2), 0))
             except queue.Empty:
-                self._timed_out = True
-                return _text(seen), None
+                if self._process.poll() is not None:
+                    self._end_group()  # whoever keeps its output open
+                if left <= 0:
+                    self._timed_out = True
+                    return _text(seen), None
+                continue
             if not piece:
                 return _text(seen), None
             seen += piece
@@ -171,21 +174,21 @@ class _Child:
 
     def end(self) -> None:
         """End the process and all that it started, and wait until it is gone."""
-        if hasattr(os, "killpg"):
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # nothing is left of the group
-        else:
-            self._process.kill()
+        self._end_group()
         self._process.wait()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(OSError):  # a command that nobody will read
                 pipe.close()
-            except OSError:
-                pass  # a command that nobody will read
+
+    def _end_group(self) -> None:
+        if hasattr(os, "killpg"):
+            # Nothing may be left of the group.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
 
     def _read_all(self) -> None:
         assert self._process.stdout is not None
@@ -199,13 +202,15 @@ class _Tidy:
 
     def __init__(self, folder: Path) -> None:
         library = sysconfig.get_path("stdlib")
-        self._folder = f"{folder}{os.sep}"
+        # pdb writes paths in lower case where the system does not tell them apart.
+        case = re.IGNORECASE if os.name == "nt" else 0
+        self._folder = re.compile(re.escape(f"{folder}{os.sep}"), case)
         self._library = re.compile(
             re.escape(library) + r"|[^\s'\"]*/lib/python3\.\d+t?(?=/[\w/]+\.py)"
         )
 
     def __call__(self, output: str) -> str:
-        output = output.replace(self._folder, "")
+        output = self._folder.sub("", output)
         output = self._library.sub("<stdlib>", output)
         return re.sub(r"0x[0-9a-f]{6,}", "0x…", output)
 

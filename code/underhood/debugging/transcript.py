@@ -66,7 +66,7 @@ class Transcript:
         return [stop for output in outputs for stop in stops_in(output)]
 
     def __str__(self) -> str:
-        lines = [f"{each.prompt}{each.command}\n{each.output}" for each in self]
+        lines = [f"{e.prompt}{e.command}\n{e.output}" for e in self.exchanges]
         end = "[no answer: timeout]\n" if self.ending == "timeout" else ""
         return (self.opening + "".join(lines) + self.prompt + end).rstrip()
 

@@ -20,6 +20,13 @@ def _marked_input(prompt: object = "") -> str:
     return _input(f"{before}{prompt}{after}")
 
 
+def _talks_to_us(self: cmd.Cmd) -> bool:
+    return self.stdin is sys.stdin and self.stdout is sys.stdout
+
+
 if _marks:
     # A global of a module goes before the builtin of the same name.
     vars(cmd)["input"] = _marked_input
+    # The debugger inside the debugger (`debug`) asks with `input` too.
+    asks = property(_talks_to_us, lambda self, value: None)
+    type.__setattr__(cmd.Cmd, "use_rawinput", asks)
