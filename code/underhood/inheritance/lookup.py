@@ -34,7 +34,8 @@ def get_attribute(instance: object, name: str) -> Any:
 def find_attribute(instance: object, name: str) -> Found:
     """Look an attribute up as `getattr(instance, name)` does for most objects.
 
-    That is for every instance of a class that keeps `object.__getattribute__`.
+    That is for instances of classes that inherit `object.__getattribute__`, as most
+    classes written in Python do.
 
     Raises:
         AttributeError: nothing has it, and no class defines `__getattr__`.
