@@ -107,7 +107,8 @@ class Debugger(ABC):
 
     def _go(self, command: str, frame: FrameType | None) -> None:
         """Set where to stop next: everywhere, in one frame, or at breakpoints only."""
-        self._running = command == "continue"
+        self._quitting = command == "quit"
+        self._running = command in ("continue", "quit")
         self._frame: FrameType | None = None
         self._returning: FrameType | None = None
         if command == "next":
@@ -121,7 +122,7 @@ class Debugger(ABC):
 
     def _breaks_at(self, frame: FrameType) -> bool:
         place = frame.f_code.co_filename, frame.f_lineno
-        if place not in self.breakpoints:
+        if place not in self.breakpoints or self._quitting:
             return False
         condition = self.breakpoints[place]
         if condition is None:
@@ -136,6 +137,7 @@ class Debugger(ABC):
         file = code.co_filename.removeprefix(self._folder)
         stop = Stop(event, file, frame.f_lineno, code.co_name)
         self.stops.append(stop)
+        self._go("quit", frame)  # if `ask` raises, no stop on the way out
         command = self.ask(stop, frame.f_locals)
         if command not in COMMANDS:
             raise ValueError(f"ask: answered {command!r}; allowed are {COMMANDS}")

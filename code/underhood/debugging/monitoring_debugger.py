@@ -29,6 +29,7 @@ class MonitoringDebugger(Debugger):
         events = self._monitoring.events
         reports = {
             events.LINE: self._line,
+            events.JUMP: self._jumped,
             events.PY_START: self._entered,
             events.PY_RESUME: self._entered,
             events.PY_RETURN: self._left,
@@ -46,19 +47,29 @@ class MonitoringDebugger(Debugger):
         self._monitoring.free_tool_id(self._tool)
 
     def _watch(self, frame: FrameType) -> None:
-        wanted = self._monitoring.events.LINE if self._running else self._all
+        events = self._monitoring.events
+        breaks_only = events.LINE | events.JUMP
+        wanted = breaks_only if self._running else self._all
         self._monitoring.set_events(self._tool, wanted)
-        self._monitoring.restart_events()  # lines that were switched off report again
+        self._monitoring.restart_events()  # what was switched off reports again
 
     # The frame that an event is about is the one that called the report.
 
-    def _line(self, code: CodeType, line: int) -> Any:
+    def _line(self, code: CodeType, line: int, depth: int = 1) -> Any:
         if not self._is_ours(code):
             return self._monitoring.DISABLE
         if self._running and (code.co_filename, line) not in self.breakpoints:
             return self._monitoring.DISABLE
-        self.on_line(sys._getframe(1))
+        self.on_line(sys._getframe(depth))
         return None
+
+    def _jumped(self, code: CodeType, offset: int, target: int) -> Any:
+        """A loop on a single line is one LINE; a tracer sees each of its rounds."""
+        lines = [line for line, *_ in code.co_positions()]  # one for two bytes
+        line = lines[offset // 2]
+        if target > offset or line is None or line != lines[target // 2]:
+            return self._monitoring.DISABLE
+        return self._line(code, line, depth=2)
 
     def _entered(self, code: CodeType, offset: int) -> Any:
         if not self._is_ours(code):
