@@ -9,54 +9,21 @@ objects with a `tp_del` of C, and the untracking of tuples and dicts of atoms.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from underhood.garbage_collection.collector import (
+    Hook,
+    Object,
+    ObjectList,
+    Watch,
+    WeakRef,
+    deduce_unreachable,
+    move,
+    move_all,
+)
 
 NUM_GENERATIONS = 3
-
-
-@dataclass(eq=False, slots=True)
-class Object:
-    """What the heap knows about one object."""
-
-    name: str
-    container: bool
-    finalizer: Finalizer | None
-    refcount: int = 1  # the evaluation stack holds a new object
-    finalized: bool = False
-    gc_refs: int | None = None  # None: not a candidate of the running collection
-    links: list[Object] = field(default_factory=list)
-    weakrefs: list[WeakRef] = field(default_factory=list)
-    home: ObjectList | None = None  # the list of the collector that it is in
-
-
-@dataclass(eq=False, slots=True)
-class WeakRef:
-    """A reference that does not count."""
-
-    name: str
-    target: Object | None
-    callback: Callback | None
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One moment of a collection, for `Heap.watch`.
-
-    `rows` has one `(name, refcount, gc_refs, unreachable)` for each living container,
-    in order of creation; `gc_refs` is None for what is no candidate (any more).
-    """
-
-    step: str  # "copy" | "subtract" | "tentative" | "rescue" | "deduced" | "freed"
-    subject: str  # the object that the step is about, or ""
-    rows: tuple[tuple[str, int, int | None, bool], ...]
-
-
-# A dict that is a doubly linked list: append, unlink and pop from the front in O(1).
-ObjectList = OrderedDict[Object, None]
-Finalizer = Callable[["Heap", str], None]
-Callback = Callable[["Heap", str], None]
 
 
 class Heap:
@@ -86,7 +53,7 @@ class Heap:
         self.threshold = threshold
         self.enabled = enabled
         self.unraisable: list[Exception] = []  # raised by finalizers and callbacks
-        self.watch: Callable[[Snapshot], None] | None = None
+        self.watch: Watch | None = None  # sees the steps of each collection
         self._objects: dict[str, Object] = {}
         self._stack: set[Object] = set()
         self._variables: dict[str, Object] = {}
@@ -104,7 +71,7 @@ class Heap:
     # ---- what a program does ----------------------------------------------------
 
     def new(
-        self, name: str, container: bool = True, finalizer: Finalizer | None = None
+        self, name: str, container: bool = True, finalizer: Hook | None = None
     ) -> str:
         """Create an object and return its name; it may start a collection.
 
@@ -120,7 +87,7 @@ class Heap:
         obj = self._objects[name] = Object(name, bool(container), finalizer)
         self._stack.add(obj)
         if obj.container:
-            self._move(obj, self._generations[0])
+            move(obj, self._generations[0])
             self._count[0] += 1
             self._collect_if_due()
         return name
@@ -138,10 +105,11 @@ class Heap:
         _check_text(variable, "variable")
         found = self._living(obj, "obj")
         old = self._variables.get(variable)
-        self._incref(found)
-        self._variables[variable] = found
-        if old is not None:
-            self._decref(old)
+        with self._held(found):
+            self._incref(found)
+            self._variables[variable] = found
+            if old is not None:
+                self._decref(old)
 
     def unbind(self, variable: str) -> None:
         """`del variable`"""
@@ -161,16 +129,15 @@ class Heap:
 
     def unlink(self, source: str, target: str) -> None:
         """Remove the first link from `source` to `target`."""
-        links = self._living(source, "source").links
+        container = self._living(source, "source")
         found = self._living(target, "target")
-        if found not in links:
+        if found not in container.links:
             raise ValueError(f"target: {source!r} has no link to {target!r}")
-        links.remove(found)
-        self._decref(found)
+        with self._held(container):
+            container.links.remove(found)
+            self._decref(found)
 
-    def weakref(
-        self, name: str, target: str, callback: Callback | None = None
-    ) -> None:
+    def weakref(self, name: str, target: str, callback: Hook | None = None) -> None:
         """`name = weakref.ref(target, callback)`
 
         `callback` is called with the heap and the name when the target dies.
@@ -198,9 +165,9 @@ class Heap:
         return frozenset(self._objects)
 
     @property
-    def variables(self) -> frozenset[str]:
-        """The names of all bound variables."""
-        return frozenset(self._variables)
+    def variables(self) -> dict[str, str]:
+        """The bound variables, and the name of the object that each holds."""
+        return {variable: obj.name for variable, obj in self._variables.items()}
 
     @property
     def count(self) -> tuple[int, ...]:
@@ -216,6 +183,10 @@ class Heap:
         """As `sys.getrefcount`, without the reference of the call itself."""
         return self._living(obj, "obj").refcount
 
+    def links(self, obj: str) -> list[str]:
+        """The names of what the object refers to, in order."""
+        return [target.name for target in self._living(obj, "obj").links]
+
     def generation(self, obj: str) -> int | None:
         """0 (young), 1 or 2 (old); None for what the collector does not track."""
         home = self._living(obj, "obj").home
@@ -228,6 +199,13 @@ class Heap:
             self._stack.remove(obj)  # takes the reference of the stack over
         else:
             obj.refcount += 1
+
+    @contextmanager
+    def _held(self, obj: Object) -> Iterator[None]:
+        """The evaluation stack holds an operand while its operation runs."""
+        obj.refcount += 1
+        yield
+        self._decref(obj)
 
     def _decref(self, obj: Object) -> None:
         """Drop a reference; at zero the object dies, and maybe what it refers to."""
@@ -243,7 +221,7 @@ class Heap:
         if obj.finalizer is None or obj.finalized:
             return False
         if obj.container:
-            self._move(obj, self._generations[0])  # young again, if it survives
+            move(obj, self._generations[0])  # young again, if it survives
         obj.refcount = 1
         self._call(obj.finalizer, obj.name)
         obj.finalized = obj.container  # others have no flag to remember it by
@@ -252,7 +230,7 @@ class Heap:
 
     def _free(self, obj: Object) -> list[Object]:
         """End an object; return the references that it held."""
-        self._move(obj, None)
+        move(obj, None)
         del self._objects[obj.name]
         if obj.container:
             self._count[0] = max(0, self._count[0] - 1)
@@ -271,7 +249,7 @@ class Heap:
         Raises:
             ValueError: `generation` is not 0, 1 or 2.
         """
-        if generation not in range(NUM_GENERATIONS):
+        if type(generation) is not int or not 0 <= generation < NUM_GENERATIONS:
             raise ValueError(f"generation: got {generation!r}; allowed are 0, 1, 2")
         if self._collecting:
             return 0
@@ -300,22 +278,21 @@ class Heap:
 
     def _collect_main(self, generation: int) -> int:
         young, old = self._merge_younger(generation)
-        unreachable = self._deduce_unreachable(young)
+        unreachable = deduce_unreachable(young, self.watch)
         if generation == 1:
             self._long_lived_pending += len(young)
         if generation == 2:
             self._long_lived_pending = 0
             self._long_lived_total = len(young)
         if young is not old:
-            self._move_all(young, old)  # survivors are promoted
-        for obj in list(unreachable):  # all are cleared before any callback runs
-            self._tell(self._clear_weakrefs(obj))
+            move_all(young, old)  # survivors are promoted
+        dead = [self._clear_weakrefs(obj) for obj in unreachable]
+        self._tell([ref for refs in dead for ref in refs])  # once all are cleared
         self._finalize_garbage(unreachable)
-        trash = self._deduce_unreachable(unreachable)  # who is still unreachable?
-        self._move_all(unreachable, old)  # the resurrected
+        trash = deduce_unreachable(unreachable)  # who is still unreachable?
+        move_all(unreachable, old)  # the resurrected
         found = len(trash)
         self._delete_garbage(trash, old)
-        self._show("freed")
         return found
 
     def _merge_younger(self, generation: int) -> tuple[ObjectList, ObjectList]:
@@ -326,57 +303,21 @@ class Heap:
         self._count[: generation + 1] = [0] * (generation + 1)
         young = self._generations[generation]
         for younger in self._generations[:generation]:
-            self._move_all(younger, young)
+            move_all(younger, young)
         return young, self._generations[older]
-
-    def _deduce_unreachable(self, young: ObjectList) -> ObjectList:
-        """Split the candidates: who stays in `young` is reachable from outside."""
-        self._subtract_refs(young)
-        unreachable, reachable = ObjectList(), ObjectList()
-        while young:
-            obj = next(iter(young))
-            if obj.gc_refs == 0:
-                self._move(obj, unreachable)  # tentatively
-                self._show("tentative", obj)
-                continue
-            self._move(obj, reachable)
-            for target in obj.links:
-                if target.home is unreachable:
-                    self._move(target, young)  # to be visited again
-                    target.gc_refs = 1
-                    self._show("rescue", target)
-                elif target.gc_refs == 0:
-                    target.gc_refs = 1
-            obj.gc_refs = None
-        self._show("deduced")
-        for obj in unreachable:
-            obj.gc_refs = None
-        self._move_all(reachable, young)
-        return unreachable
-
-    def _subtract_refs(self, young: ObjectList) -> None:
-        """Leave in `gc_refs` the references that come from outside of `young`."""
-        for obj in young:
-            obj.gc_refs = obj.refcount
-        self._show("copy")
-        for obj in young:
-            for target in obj.links:
-                if target.gc_refs is not None:
-                    target.gc_refs -= 1
-        self._show("subtract")
 
     def _finalize_garbage(self, unreachable: ObjectList) -> None:
         """Call the finalizers that have not run yet, while all is still intact."""
         seen = ObjectList()
         while unreachable:
             obj = next(iter(unreachable))
-            self._move(obj, seen)
+            move(obj, seen)
             if obj.finalizer is not None and not obj.finalized:
                 obj.finalized = True
                 obj.refcount += 1
                 self._call(obj.finalizer, obj.name)
                 self._decref(obj)
-        self._move_all(seen, unreachable)
+        move_all(seen, unreachable)
 
     def _delete_garbage(self, trash: ObjectList, old: ObjectList) -> None:
         """Empty each container; reference counting then frees the pieces."""
@@ -388,7 +329,7 @@ class Heap:
                 self._decref(target)
             self._decref(obj)
             if obj.home is trash:
-                self._move(obj, old)  # still alive; it may die later
+                move(obj, old)  # still alive; it may die later
 
     # ---- helpers ----------------------------------------------------------------
 
@@ -404,23 +345,12 @@ class Heap:
             if ref.callback is not None:
                 self._call(ref.callback, ref.name)
 
-    def _call(self, function: Finalizer, name: str) -> None:
+    def _call(self, function: Hook, name: str) -> None:
         """Call what the program left behind; nobody is there to catch its errors."""
         try:
             function(self, name)
         except Exception as error:
             self.unraisable.append(error)
-
-    def _move(self, obj: Object, to: ObjectList | None) -> None:
-        if obj.home is not None:
-            del obj.home[obj]
-        if to is not None:
-            to[obj] = None
-        obj.home = to
-
-    def _move_all(self, source: ObjectList, to: ObjectList) -> None:
-        while source:
-            self._move(next(iter(source)), to)
 
     def _living(self, name: str, argument: str) -> Object:
         _check_text(name, argument)
@@ -428,15 +358,9 @@ class Heap:
             raise ValueError(f"{argument}: no living object is called {name!r}")
         return self._objects[name]
 
-    def _show(self, step: str, subject: Object | None = None) -> None:
-        if self.watch is None:
-            return
-        rows = tuple(
-            (obj.name, obj.refcount, obj.gc_refs, self._is_lost(obj))
-            for obj in self._objects.values()
-            if obj.container
-        )
-        self.watch(Snapshot(step, subject.name if subject else "", rows))
 
-    def _is_lost(self, obj: Object) -> bool:
-        return obj.gc_refs == 0
+def _check_text(value: object, argument: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{argument}: got {type(value).__name__}; a name is needed, as a string"
+        )
