@@ -15,7 +15,6 @@ import ast
 import hashlib
 import json
 import logging as standard_logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import yaml
 from docutils import nodes
 from sphinx.util import logging
 
-from bookkit import chapter, environment, ledger, listing
+from bookkit import chapter, environment, execution, ledger, listing
 from bookkit.cells import defined_names, parse_cell, read_page
 from bookkit.failures import FailureLog, execution_failure, remember, remembered
 from bookkit.freshness import CodeGraph, MissingData, chapter_key
@@ -41,8 +40,9 @@ def setup(app: Any) -> dict[str, Any]:
     app.bookkit_changed = False
     app.bookkit_note = doctrees.parent / "bookkit_failures.json"
     standard_logging.getLogger("sphinx").addHandler(app.bookkit_log)
-    _set_kernel_environment(root)
-    _survive_dead_kernels()
+    execution.set_kernel_environment(root)
+    execution.survive_dead_kernels()
+    execution.keep_cached_outputs()
 
     # An edit of the extension itself renders every page anew (from the cache).
     app.add_config_value("bookkit_sources", _own_digest(), "env")
@@ -59,35 +59,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("html-collect-pages", listing.source_pages)
     app.connect("build-finished", _finish)
     return {"version": "1", "env_version": 1, "parallel_read_safe": False}
-
-
-def _set_kernel_environment(root: Path) -> None:
-    """What kernels inherit: our code, our figure style, a fixed order of sets."""
-    paths = [str(root / "code"), str(Path(__file__).parents[1])]
-    paths += [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    os.environ["BOOK_ROOT"] = str(root)
-    os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
-    os.environ["MPLBACKEND"] = "agg"
-    os.environ["PYTHONHASHSEED"] = "0"
-
-
-def _survive_dead_kernels() -> None:
-    """A kernel that dies fails its own page, not the whole build.
-
-    MyST-NB catches errors of cells and timeouts, but not `DeadKernelError`.
-    """
-    from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
-    from myst_nb.core.execute import cache
-    from nbclient.exceptions import DeadKernelError
-
-    def execute(notebook: Any, cwd: str | None, **options: Any) -> ExecutionResult:
-        try:
-            return single_nb_execution(notebook, cwd, **options)
-        except DeadKernelError as error:
-            return ExecutionResult(notebook, cwd, 0.0, error, str(error))
-
-    cache.single_nb_execution = execute
 
 
 def _own_digest() -> str:

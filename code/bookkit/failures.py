@@ -45,7 +45,12 @@ class FailureLog(logging.Handler):
             return  # told again, with its cell and line, by `execution_failure`
         place = str(getattr(record, "location", "") or "")
         message = ANSI.sub("", record.getMessage())
-        message = message.removeprefix(f"{place}: WARNING: ")  # docutils says it too
+        # docutils says the place, too
+        message = (
+            message.removeprefix(f"{place}: ")
+            .removeprefix("WARNING: ")
+            .removeprefix("ERROR: ")
+        )
         failure = Failure(self._relative(place), message)
         if failure not in self.failures:
             self.failures.append(failure)
