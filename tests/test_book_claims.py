@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bookkit import ClaimFailed, claim, claims
-from conftest import TinyBook, cell
+from tinybook import TinyBook, cell
 
 NAN = math.nan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import TinyBook, cell
+from tinybook import TinyBook, cell
 
 CLAIM = """
 from bookkit import claim, glue

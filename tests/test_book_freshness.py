@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import TinyBook, cell
+from tinybook import TinyBook, cell
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 
 from bookkit.cells import defined_names, parse_cell, read_page
 from bookkit.listing import NoSuchObject, find_source
-from conftest import ROOT, TinyBook, cell
+from tinybook import ROOT, TinyBook, cell
 
 CODE = ROOT / "code"
 

@@ -1,14 +1,15 @@
-"""The site as built: the ledger is what the pages show, and every link leads somewhere."""
+"""The site as built: a ledger of what the pages show, links that lead somewhere."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from bs4 import BeautifulSoup
-from conftest import SITE
 
-ROOT = SITE.parents[1]
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "_build" / "html"
 Pages = dict[str, BeautifulSoup]
 
 
