@@ -30,7 +30,7 @@ from underhood.garbage_collection import (
 # CPython 3.15 leaves weak references without a callback alone until after the
 # finalizers, where the versions before it do not.
 GENERATIONS = (0, 1, 2) if collector_kind() == "generational" else (2,)
-SILENT_WEAKREFS = sys.version_info < (3, 14)
+SILENT_WEAKREFS = sys.version_info < (3, 15)
 
 
 def heap_with(objects: str, links: str = "", variables: str = "", **options) -> Heap:
