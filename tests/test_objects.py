@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from underhood.objects import header, object_graph
 from underhood.objects.drawing import _arranged, columns_of
-from underhood.objects.header import FIELDS, header_fields, is_immortal, refcount_of
 from underhood.objects.layout import GAP, spread
+from underhood.objects.memory import FIELDS, header_fields, is_immortal, refcount_of
 from underhood.objects.referents import width
 
 WIDE = {"depth": 99, "max_items": 99, "max_nodes": 999, "max_names": 99}

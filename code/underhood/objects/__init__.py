@@ -1,7 +1,7 @@
 """Objects and the names that refer to them: the header in memory, and pictures."""
 
 from underhood.objects.graph import Name, Node, ObjectGraph, Slot, object_graph
-from underhood.objects.header import FIELDS, Header, header
+from underhood.objects.memory import FIELDS, Header, header
 
 __all__ = [
     "FIELDS",
