@@ -70,6 +70,39 @@ def builtins() -> dict[str, Any]:
     return {"dict_subclass": [u["a"], u.get("a"), dict(u)["a"], {**u}["a"]]}
 
 
+class Loud:
+    def speak(self) -> str:
+        return "loud"
+
+
+@dataclasses.dataclass(slots=True)
+class SlotsDataclass(Loud):
+    name: str = "x"
+
+    def speak(self) -> str:
+        return super().speak()
+
+
+class InComprehension(Loud):
+    def listed(self) -> list[str]:
+        return [super().speak() for _ in (1,)]  # type: ignore[misc]
+
+    def generated(self) -> list[str]:
+        return list(super().speak() for _ in (1,))  # type: ignore[misc]  # noqa: C400
+
+
+def works(action: Any) -> bool:
+    return not error_of(action)
+
+
+def supers() -> dict[str, bool]:
+    return {
+        "super_in_slots_dataclass": works(lambda: SlotsDataclass().speak()),
+        "super_in_list_comprehension": works(lambda: InComprehension().listed()),
+        "super_in_generator": works(lambda: InComprehension().generated()),
+    }
+
+
 def hooks() -> dict[str, Any]:
     log: list[str] = []
 
@@ -110,7 +143,7 @@ def lookup_costs(depth: int = 300, number: int = 2000) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    found = orders() | errors() | builtins() | hooks()
+    found = orders() | errors() | builtins() | supers() | hooks()
     if sys.implementation.name == "cpython":
         found |= lookup_costs()
     print(json.dumps(found))

@@ -42,7 +42,7 @@ class Debugger(ABC):
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
-        self.breakpoints: dict[tuple[str, int], str | None] = {}
+        self.breakpoints: dict[tuple[str, int], CodeType | None] = {}
         self.stops: list[Stop] = []
         self._folder = ""  # of the script, with a separator at its end
         self._files: set[str] = set()  # with breakpoints
@@ -50,11 +50,17 @@ class Debugger(ABC):
         self._go("step", None)
 
     def set_break(self, file: str | Path, line: int, condition: str = "") -> None:
-        """Stop at a line; with a condition, only where it is true."""
+        """Stop at a line; with a condition, only where it is true.
+
+        Raises:
+            ValueError: `line` is below 1.
+            SyntaxError: `condition` is no expression.
+        """
         if line < 1:
             raise ValueError(f"line: got {line}; lines count from 1")
         path = str(Path(file).resolve())
-        self.breakpoints[path, line] = condition or None
+        test = compile(condition, "<condition>", "eval") if condition else None
+        self.breakpoints[path, line] = test
         self._files.add(path)
 
     def run(self, script: str | Path) -> list[Stop]:

@@ -15,7 +15,13 @@ from underhood.inheritance.linearization import (
     merge_steps,
 )
 from underhood.inheritance.lookup import Found, Super, find_attribute, get_attribute
-from underhood.inheritance.picture import Picture, draw_hierarchy, draw_merge
+from underhood.inheritance.picture import (
+    Picture,
+    draw_hierarchy,
+    draw_lookup,
+    draw_merge,
+)
+from underhood.inheritance.samples import random_instance
 
 __all__ = [
     "RULES",
@@ -25,6 +31,7 @@ __all__ = [
     "Super",
     "build_classes",
     "draw_hierarchy",
+    "draw_lookup",
     "draw_merge",
     "find_attribute",
     "get_attribute",
@@ -34,5 +41,6 @@ __all__ = [
     "linearize",
     "merge_steps",
     "random_hierarchy",
+    "random_instance",
     "smallest_hierarchy",
 ]

@@ -14,6 +14,7 @@ from underhood.inheritance.linearization import (
     linearize,
     merge_steps,
 )
+from underhood.inheritance.lookup import find_attribute
 
 COLORS = ("#2e9e6b", "#d9762b", "#3d85c6")  # one for each rule
 REFUSED = "#d1495b"
@@ -98,6 +99,37 @@ def draw_merge(name: str, bases: Hierarchy) -> Picture:
             if sequence and sequence[0] == step.taken:
                 del sequence[0]
     return Picture(_svg(first + sum(widths), 52 + 34.0 * len(steps) - 12, parts))
+
+
+def draw_lookup(instance: object, name: str) -> Picture:
+    """Draw which of the four steps of `instance.name` answers, and in which class."""
+    found = find_attribute(instance, name)
+    cls = type(instance)
+    classes = [each.__name__ for each in cls.__mro__]
+    owner = found.owner.__name__ if found.owner else ""
+    places = {
+        "data descriptor": ("1. data descriptor in a class", classes),
+        "instance": ("2. the instance's own", [f"{cls.__name__.lower()}.__dict__"]),
+        "class": ("3. anything else in a class", classes),
+        "__getattr__": ("4. __getattr__ in a class", classes),
+    }
+    answering = found.step if found.step in places else "class"
+    parts, width = [], max(330.0, 44 + (len(" ".join(classes)) + 1) * LETTER)
+    for row, (step, (label, names)) in enumerate(places.items()):
+        y = 8 + 62.0 * row
+        answers = step == answering
+        later = row > list(places).index(answering)
+        parts.append(_frame(8, y, width - 16, 52, COLORS[0] if answers else ""))
+        note = "answers" if answers else "not asked" if later else "no"
+        parts.append(_text(20, y + 20, label, size=13, anchor="start", faded=True))
+        parts.append(_text(width - 20, y + 20, note, size=13, anchor="end"))
+        x = 22.0
+        for each in names:
+            if answers and each == (owner or names[0]):
+                parts.append(_mark(x, y + 42, len(each) * LETTER, COLORS[0]))
+            parts.append(_text(x, y + 42, each, anchor="start", faded=not answers))
+            x += (len(each) + 1) * LETTER
+    return Picture(_svg(width, 8 + 62.0 * len(places), parts))
 
 
 def _merge_row(
@@ -228,6 +260,18 @@ def _legend(rules: Sequence[str]) -> str:
 
 def _legend_width(rule: str) -> float:
     return len(LABELS[rule]) * 8.5 + 44
+
+
+def _frame(x: float, y: float, width: float, height: float, color: str) -> str:
+    stroke = (
+        f'stroke="{color}" stroke-width="2"'
+        if color
+        else 'stroke="currentColor" stroke-opacity="0.35"'
+    )
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        f'rx="6" fill="none" {stroke}/>'
+    )
 
 
 def _mark(x: float, y: float, length: float, color: str) -> str:

@@ -2,9 +2,10 @@
 
 A prompt and a line of output that looks like one are the same characters. So the
 debugger's own requests for input, and no others, carry marks around their prompt:
-`cmd` asks for commands, `code` asks in pdb's `interact`.
+`cmd` asks for commands, `code` in pdb's `interact`, `pdb` before it quits (3.14).
 """
 
+import builtins
 import cmd
 import os
 import sys
@@ -15,8 +16,8 @@ _input = input
 
 def _marked_input(prompt: object = "") -> str:
     before, after = _marks.split(",")
-    if "code" in sys.modules:
-        vars(sys.modules["code"])["input"] = _marked_input
+    for asking in {"code", "pdb"} & sys.modules.keys():
+        vars(sys.modules[asking])["input"] = _marked_input
     return _input(f"{before}{prompt}{after}")
 
 
@@ -30,3 +31,6 @@ if _marks:
     # The debugger inside the debugger (`debug`) asks with `input` too.
     asks = property(_talks_to_us, lambda self, value: None)
     type.__setattr__(cmd.Cmd, "use_rawinput", asks)
+    if sys.orig_argv[1:4] == ["-m", "pdb", "-p"]:
+        # Attached to another process, pdb asks by itself and debugs nothing here.
+        builtins.input = _marked_input
