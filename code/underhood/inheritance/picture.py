@@ -114,7 +114,7 @@ def draw_lookup(instance: object, name: str) -> Picture:
         "__getattr__": ("4. __getattr__ in a class", classes),
     }
     answering = found.step if found.step in places else "class"
-    parts, width = [], max(330.0, 44 + (len(" ".join(classes)) + 1) * LETTER)
+    parts, width = [], max(360.0, 44 + (len(" ".join(classes)) + 1) * LETTER)
     for row, (step, (label, names)) in enumerate(places.items()):
         y = 8 + 62.0 * row
         answers = step == answering
