@@ -84,6 +84,7 @@ def test_the_newest_of_a_minor_version_is_kept_and_the_order_is_by_number(
     [
         "echo 'pyenv: python3.21: command not found' >&2; exit 127",
         "echo 'Python 3.21.0'",
+        """echo '{"executable": "x", "version": [3, 21, 9], "usable": true}'; exit 1""",
         "exit 0",
         "kill -9 $$",
     ],

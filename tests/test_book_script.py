@@ -63,6 +63,7 @@ BLOCKS = [
     "~~~{code-cell}\n---\ntags:\n- plot\nother: [x]\n---\nz = 3\n~~~",
     "~~~{code-cell}\n\n:tags: [plot]\nq = 1\n~~~",
     "~~~{code-cell}\n~~~",
+    "~~~{code-cell}\nlonger_end = 1\n~~~~~  \n\n```{code-cell}\nb = 1\n````",
     "~~~{code-cell}\n:tags: []\n~~~",
     "~~~python\nnot_a_cell = 1\n~~~",
     ":::{code-cell}\nnot_a_cell = 2\n:::",

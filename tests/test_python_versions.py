@@ -89,18 +89,18 @@ def runs(request: pytest.FixtureRequest) -> Iterator[Runs]:
 
 def report(request: pytest.FixtureRequest, started: Runs) -> None:
     """Say which versions were run, with claims and seconds."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    terminal.write_line("")
+    lines = [f"not run in WebAssembly: {NO_WEBASSEMBLY}"] if NO_WEBASSEMBLY else []
     for (chapter, interpreter), future in started.items():
         if not future.cancelled() and future.exception() is None:
             run = future.result()
             left_out = run.output.count("skipped: ")
-            terminal.write_line(
+            lines.append(
                 f"{chapter}: {run.claims} claims, {left_out} cells left out, "
                 f"{run.seconds:.1f} s, CPython {interpreter.full_version}"
             )
-    if NO_WEBASSEMBLY:
-        terminal.write_line(f"not run in WebAssembly: {NO_WEBASSEMBLY}")
+    plugins = request.config.pluginmanager
+    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
+        plugins.get_plugin("terminalreporter").write_line("\n" + "\n".join(lines))
 
 
 def page_of(chapter: str) -> Path:
