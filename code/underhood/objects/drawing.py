@@ -16,10 +16,11 @@ FONT = 13
 ROW = 20.0
 HEAD = 24.0
 PAD = 9.0
-CHANNEL = 58.0  # between two columns, where the references run
+CHANNEL = 46.0  # between two columns, where the references run
 MARGIN = 8.0
 NAME_HEIGHT = 26.0
 NAME = 18  # characters of a name that are shown
+TYPEFACE = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
 MUTABLE, IMMUTABLE, CUT = "#d9762b", "#3d85c6", "#d1495b"
 
 
@@ -45,8 +46,7 @@ def draw(graph: ObjectGraph) -> str:
     size = f'width="{total + MARGIN:.0f}" height="{height + 2 * MARGIN:.0f}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}" {size} '
-        f'style="max-width:100%;height:auto" font-size="{FONT}" font-family='
-        f'"ui-monospace, SFMono-Regular, Menlo, Consolas, monospace">'
+        f'style="max-width:100%;height:auto" font-size="{FONT}">'
         f'<g transform="translate(0 {MARGIN:.0f})">{"".join(parts)}</g></svg>'
     )
 
@@ -216,4 +216,6 @@ def _text(
     extra = f' font-weight="{weight}"' if weight else ""
     extra += f' text-anchor="{anchor}"' if anchor else ""
     extra += f' fill-opacity="{opacity}"' if opacity < 1 else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}"{extra}>{escape(text)}</text>'
+    # On each text, because a page may set a typeface for all text in pictures.
+    place = f'x="{x:.1f}" y="{y:.1f}" style="{TYPEFACE}"'
+    return f'<text {place} fill="{fill}"{extra}>{escape(text)}</text>'

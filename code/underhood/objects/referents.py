@@ -166,9 +166,8 @@ def short_repr(obj: object, *, bare: bool = True) -> str:
 
 
 def _own_name(obj: Any) -> str:
-    if _is(obj, type, types.FunctionType, types.MethodType):
-        return str(obj.__qualname__)
-    return str(obj.__name__) if _is(obj, types.ModuleType) else ""
+    named = (type, types.FunctionType, types.MethodType, types.ModuleType)
+    return str(obj.__name__) if _is(obj, *named) else ""
 
 
 def _value(obj: Any) -> str:
