@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -350,10 +352,32 @@ def stops_of_ours(
     breakpoints: Sequence[tuple[int, str]] = (),
 ) -> list[tuple[str, int, str]]:
     answers = iter([*(WORDS[each] for each in commands), "quit"])
-    debugger = kind(lambda stop, local: next(answers))
+    ask = lambda stop, local: next(answers)  # noqa: E731
+    debugger = kind(ask, same_line=pdb_stops_again())
     for line, condition in breakpoints:
         debugger.set_break(script, line, condition)
     return [stop[1:] for stop in debugger.run(script)]
+
+
+@functools.cache
+def pdb_stops_again() -> bool:
+    """Whether this Python's pdb stops in each round of a loop on one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = write_script(folder, "rounds.py", "for i in range(3): i\nx = 1\n")
+        lines = [stop.line for stop in run_pdb(script, ["n", "n"]).stops]
+    assert lines in ([1, 1, 1], [1, 2, 2])
+    return lines == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", DEBUGGERS)
+def test_a_loop_on_one_line(tmp_path, kind):
+    script = write_script(tmp_path, "rounds.py", "for i in range(3): i\nx = 1\n")
+    again, once = (
+        [stop.line for stop in kind(lambda *_: "next", same_line=each).run(script)]
+        for each in (True, False)
+    )
+    assert again == [1, 1, 1, 1, 2, 2]  # the last stop is the return
+    assert once == [1, 2, 2]
 
 
 @pytest.mark.parametrize("kind", DEBUGGERS)

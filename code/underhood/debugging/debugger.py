@@ -36,12 +36,16 @@ class Debugger(ABC):
         ask: gets the stop and the local variables there; answers with "step" (to
             the next event anywhere), "next" (not into calls), "return" (to the
             return from this function), "continue" (to a breakpoint) or "quit".
+        same_line: whether "step" and "next" stop again on the line that they were
+            given on, once per round of a loop that stands on one line. The pdb of
+            3.13.0 and before does; that of 3.14 does not.
 
     Only files in the folder of the script are debugged, not the library's.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, *, same_line: bool = False) -> None:
         self.ask = ask
+        self.same_line = same_line
         self.breakpoints: dict[tuple[str, int], CodeType | None] = {}
         self.stops: list[Stop] = []
         self._folder = ""  # of the script, with a separator at its end
@@ -88,6 +92,8 @@ class Debugger(ABC):
     # What the eyes report.
 
     def on_line(self, frame: FrameType) -> None:
+        if self._came_from == (frame, frame.f_lineno):
+            return
         if self._stops_in(frame) or self._breaks_at(frame):
             self._stop("line", frame)
 
@@ -103,7 +109,7 @@ class Debugger(ABC):
             return  # a yield: "next" waits until the generator goes on
         self._stop("return", frame)
         if self._frame is frame:
-            self._go("step", frame)  # its "next" is the next line of its caller
+            self._go("step", None)  # its "next" is the next line of its caller
 
     def on_exception(self, frame: FrameType) -> None:
         if self._stops_in(frame):
@@ -117,6 +123,9 @@ class Debugger(ABC):
         self._running = command in ("continue", "quit")
         self._frame: FrameType | None = None
         self._returning: FrameType | None = None
+        self._came_from: tuple[FrameType, int] | None = None
+        if command in ("step", "next") and frame is not None and not self.same_line:
+            self._came_from = frame, frame.f_lineno
         if command == "next":
             self._frame = frame
         elif command == "return" and frame is not None:

@@ -17,10 +17,10 @@ class MonitoringDebugger(Debugger):
         RuntimeError: this Python has no `sys.monitoring`; it came with 3.12.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, *, same_line: bool = False) -> None:
         if not hasattr(sys, "monitoring"):
             raise RuntimeError("sys.monitoring needs CPython 3.12 or later")
-        super().__init__(ask)
+        super().__init__(ask, same_line=same_line)
         self._monitoring: Any = sys.monitoring
         self._tool = self._monitoring.DEBUGGER_ID
 

@@ -1,0 +1,225 @@
+"""What pdb does on this interpreter, and what tracing costs: one JSON object.
+
+    PYTHONPATH=code python benchmarks/debugging.py
+
+Ratios are the time of a loop of 200,000 rounds to its time without a tool; of each
+the fastest of five runs. Standard library only, one process, no threads.
+"""
+
+from __future__ import annotations
+
+import bdb
+import contextlib
+import io
+import json
+import pdb
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+from underhood.debugging import MonitoringDebugger, TraceDebugger, stops_in
+from underhood.debugging.debugger import Debugger
+
+ROUNDS = 200_000
+REPEATS = 5
+
+SESSION = """\
+def f(x):
+    breakpoint()
+    y = x + 1
+    return y
+
+f(1)
+"""
+
+LAST_LINE = """\
+def f(x):
+    breakpoint()
+
+f(1)
+"""
+
+ONE_LINE = """\
+breakpoint()
+for i in range(3): i
+x = 1
+"""
+
+LOOP = f"""\
+import time
+from bench_seconds import seconds
+
+def work(rounds):
+    total = 0
+    for number in range(rounds):
+        total += number
+    return total
+
+def never():
+    return 0
+
+start = time.perf_counter()
+work({ROUNDS})
+seconds.append(time.perf_counter() - start)
+"""
+LOOP_LINE, NEVER_LINE = 7, 11
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        facts = pdb_facts(Path(folder)) | costs(Path(folder))
+    print(json.dumps(facts))
+
+
+def pdb_facts(folder: Path) -> dict[str, Any]:
+    """Where pdb stops and what it understands."""
+    stops = stops_in(talk(folder, SESSION, ["c"]))
+    at_end = stops_in(talk(folder, LAST_LINE, ["c"]))
+    rounds = [stop.line for stop in stops_in(talk(folder, ONE_LINE, ["n"] * 3 + ["c"]))]
+    listed = talk(folder, SESSION, ["p [x for _ in range(2)]", "c"])
+    assigned = talk(folder, SESSION, ["n", "n", "n = 7", "c"])
+    to_line_3 = ["n"] * (stops[0].line == 2)
+    jumped = talk(folder, SESSION, [*to_line_3, "j 4", "p 'y' in locals()", "c"])
+    return {
+        "breakpoint_stops": "on the call" if stops[0].line == 2 else "after it",
+        "breakpoint_last": "return" if at_end[0].event == "return" else "line",
+        "one_line_loop": "each round" if rounds.count(2) > 1 else "once",
+        "comprehension": "NameError" if "NameError" in listed else "works",
+        "n = 7": "refused" if "Invalid argument" in assigned else "runs next",
+        "jumped_over": "None" if "True" in jumped else "unbound",
+        "commands": sum(name.startswith("do_") for name in dir(pdb.Pdb)),
+        "exceptions": hasattr(pdb.Pdb, "do_exceptions"),
+        "remote_exec": hasattr(sys, "remote_exec"),
+        "backends": hasattr(pdb, "set_default_backend"),
+    }
+
+
+def talk(folder: Path, source: str, commands: list[str]) -> str:
+    """The output of a session in this process."""
+    file = folder / "session.py"
+    file.write_text(source, encoding="utf-8")
+    code = compile(source, str(file), "exec")
+    heard = io.StringIO()
+    stdin = sys.stdin
+    pdb.Pdb._last_pdb_instance = None  # 3.14 would go on with the last input
+    sys.stdin = io.StringIO("".join(f"{each}\n" for each in commands))
+    try:
+        with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
+            exec(code, {"__name__": "session"})
+    except Exception as error:  # what the program raised is part of the session
+        heard.write(repr(error))
+    finally:
+        sys.stdin = stdin
+        sys.settrace(None)
+    return heard.getvalue()
+
+
+def costs(folder: Path) -> dict[str, Any]:
+    """The loop's time under each tool, over its time without one."""
+    file = folder / "loop.py"
+    file.write_text(LOOP, encoding="utf-8")
+    other = folder / "other.py"
+    other.write_text("x = 1\ny = 2\n", encoding="utf-8")
+    code = compile(LOOP, str(file), "exec")
+
+    def plain() -> None:
+        exec(code, {"__name__": "loop"})
+
+    def ours(kind: Callable[..., Debugger], condition: str = "") -> None:
+        debugger = kind(lambda stop, local: "continue")
+        line = LOOP_LINE if condition else NEVER_LINE
+        debugger.set_break(file, line, condition)
+        debugger.run(file)
+
+    runs: dict[str, Callable[[], None]] = {
+        "plain": plain,
+        "settrace": lambda: with_settrace(plain),
+        "bdb": lambda: Continue(file, NEVER_LINE).run(code, {}),
+        "bdb_other_file": lambda: Continue(other, 2).run(code, {}),
+        "bdb_condition": lambda: Continue(file, LOOP_LINE, "number < 0").run(code, {}),
+        "trace_debugger": lambda: ours(TraceDebugger),
+        "trace_condition": lambda: ours(TraceDebugger, "number < 0"),
+    }
+    if hasattr(sys, "monitoring"):
+        runs |= {
+            "monitoring": lambda: with_monitoring(plain, None),
+            "monitoring_disable": lambda: with_monitoring(
+                plain, sys.monitoring.DISABLE
+            ),
+            "monitoring_debugger": lambda: ours(MonitoringDebugger),
+            "monitoring_condition": lambda: ours(MonitoringDebugger, "number < 0"),
+        }
+    if hasattr(pdb, "set_default_backend"):
+        runs["bdb_monitoring"] = lambda: Continue(
+            file, NEVER_LINE, backend="monitoring"
+        ).run(code, {})
+    best = dict.fromkeys(runs, float("inf"))
+    with clock() as seconds:
+        for _ in range(REPEATS):
+            for name, run in runs.items():
+                run()
+                best[name] = min(best[name], seconds.pop())
+    return {
+        name: round(best[name] / best["plain"], 2) for name in runs if name != "plain"
+    }
+
+
+class Continue(bdb.Bdb):
+    """pdb's engine with one breakpoint; goes on wherever it stops."""
+
+    def __init__(
+        self, file: Path, line: int, condition: str | None = None, **options: str
+    ) -> None:
+        super().__init__(**options)
+        self.clear_all_breaks()  # they are kept per class, not per debugger
+        self.set_break(str(file), line, cond=condition)
+
+    def user_line(self, frame: types.FrameType) -> None:
+        self.set_continue()
+
+
+def with_settrace(run: Callable[[], None]) -> None:
+    def trace(frame: types.FrameType, event: str, arg: Any) -> Any:
+        return trace
+
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(None)
+
+
+def with_monitoring(run: Callable[[], None], answer: Any) -> None:
+    """A callback for each line; it answers with None, or with DISABLE."""
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
+    tool, line = monitoring.DEBUGGER_ID, monitoring.events.LINE
+    monitoring.use_tool_id(tool, "benchmark")
+    monitoring.register_callback(tool, line, lambda code, number: answer)
+    monitoring.set_events(tool, line)
+    monitoring.restart_events()
+    try:
+        run()
+    finally:
+        monitoring.set_events(tool, 0)
+        monitoring.free_tool_id(tool)
+
+
+@contextlib.contextmanager
+def clock() -> Iterator[list[float]]:
+    """A module that the loop reports its seconds to."""
+    module: Any = types.ModuleType("bench_seconds")
+    module.seconds = []
+    sys.modules["bench_seconds"] = module
+    try:
+        yield module.seconds
+    finally:
+        del sys.modules["bench_seconds"]
+
+
+if __name__ == "__main__":
+    main()
