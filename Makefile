@@ -32,7 +32,7 @@ serve: book ## builds, then serves on http://127.0.0.1:8000
 page: $(STAMP) ## one chapter alone: make page TOPIC=objects
 	@test -f book/$(TOPIC).md || { echo "TOPIC: no book/$(TOPIC).md"; exit 1; }
 	@mkdir -p _build/page/$(TOPIC)
-	@printf 'format: jb-book\nroot: book/index\nchapters:\n  - file: book/%s\n  - file: book/claims\n  - file: book/references\n' $(TOPIC) > _build/page/$(TOPIC)/_toc.yml
+	@printf 'format: jb-book\nroot: book/%s\nchapters:\n  - file: book/claims\n  - file: book/references\n' $(TOPIC) > _build/page/$(TOPIC)/_toc.yml
 	@$(BIN)/jupyter-book build --quiet . --toc $(CURDIR)/_build/page/$(TOPIC)/_toc.yml --path-output _build/page/$(TOPIC)
 	@echo "The page is at file://$(CURDIR)/_build/page/$(TOPIC)/_build/html/book/$(TOPIC).html"
 

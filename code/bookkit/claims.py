@@ -62,7 +62,7 @@ class Claim:
             part
             for part in (
                 f"measured {html.escape(self.measured)}" if self.measured else "",
-                f"claimed {html.escape(self.expected)}" if self.expected else "",
+                html.escape(self.relation()),
                 f"{self.kind}: {html.escape(self.source)}" if self.source else "",
             )
             if part
@@ -78,10 +78,16 @@ class Claim:
         kind = f"claim claim-{self.kind}"
         return f'<p class="{kind}" id="{self.anchor}">{" ".join(facts)} {link}</p>'
 
+    def relation(self) -> str:
+        """What was expected, as it reads after "measured …"."""
+        if self.expected in ("", "holds"):
+            return self.expected
+        return f"expected {self.expected.removeprefix('= ')}"
+
     def to_text(self) -> str:
         """The same line for a terminal."""
         evidence = f"measured {self.measured}, " if self.measured else ""
-        return f"claim: {self.statement} [{evidence}claimed {self.expected}]"
+        return f"claim: {self.statement} [{evidence}{self.relation()}]"
 
 
 def claim(
@@ -171,7 +177,8 @@ def claim(
     )
     if not true:
         shown = f"measured {made.measured}, " if has_measured else ""
-        raise ClaimFailed(f"{statement}\n  {shown}claimed {relation}")
+        wanted = made.relation() if ways and holds is None else "it does not hold"
+        raise ClaimFailed(f"{statement}\n  {shown}{wanted}")
     _stated.add(statement)
     _publish(made)
 

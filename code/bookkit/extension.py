@@ -165,7 +165,8 @@ def _public_definitions(app: Any) -> dict[str, str]:
     """The public functions and classes of `code/`, and the file of each."""
     if not hasattr(app, "bookkit_definitions"):
         app.bookkit_definitions = {}
-        for file in sorted((Path(app.srcdir) / "code").rglob("*.py")):
+        code = Path(app.srcdir) / "code"
+        for file in sorted(set(code.rglob("*.py")) - set(code.glob("bookkit/**/*.py"))):
             try:
                 tree = ast.parse(file.read_text(encoding="utf-8"))
             except SyntaxError:

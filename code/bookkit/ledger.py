@@ -115,7 +115,7 @@ _TEMPLATE = _environment.from_string("""
     <small>{{ chapter.claims | length }}</small></h2>
 <div class="table-scroll"><table class="table ledger-table">
 <thead><tr><th scope="col">claim</th><th scope="col">measured</th>
-<th scope="col">claimed</th><th scope="col">kind</th></tr></thead>
+<th scope="col">expected</th><th scope="col">kind</th></tr></thead>
 <tbody>
 {% for claim in chapter.claims %}
 <tr{% if claim.corrects %} data-corrects{% endif %} data-anchor="{{ claim.anchor }}">
@@ -125,7 +125,7 @@ _TEMPLATE = _environment.from_string("""
 <div class="claim-corrects">The article says: {{ claim.corrects | code | safe }}</div>
 {%- endif %}</td>
 <td data-label="measured">{{ claim.measured }}</td>
-<td data-label="claimed">{{ claim.expected }}</td>
+<td data-label="expected">{{ claim.expected }}</td>
 <td data-label="kind">{{ claim.kind }}
 {%- if claim.source %} <span class="claim-source">{{ claim.source }}</span>{% endif %}
 </td></tr>
