@@ -57,37 +57,33 @@ class Claim:
 
     def to_html(self) -> str:
         """The quiet line on the page, with an anchor that the ledger links to."""
-        facts = [f'<span class="claim-text">{inline_code(self.statement)}</span>']
-        evidence = " · ".join(
-            part
-            for part in (
-                f"measured {html.escape(self.measured)}" if self.measured else "",
-                html.escape(self.relation()),
-                f"{self.kind}: {html.escape(self.source)}" if self.source else "",
-            )
-            if part
-        )
-        facts.append(f'<span class="claim-evidence">{evidence}</span>')
+        source = f"{self.kind}: {self.source}" if self.source else ""
+        evidence = " · ".join(part for part in (self.evidence(), source) if part)
+        parts = [
+            f'<span class="claim-text">{inline_code(self.statement)}</span>',
+            f'<span class="claim-evidence">{html.escape(evidence)}</span>',
+            f'<a class="claim-link" href="#{self.anchor}" '
+            f'aria-label="Link to this claim">#</a>',
+        ]
         if self.corrects:
             said = f"The article says: {inline_code(self.corrects)}"
-            facts.append(f'<span class="claim-corrects">{said}</span>')
-        link = (
-            f'<a class="claim-link" href="#{self.anchor}" '
-            f'aria-label="Link to this claim">#</a>'
-        )
+            parts.append(f'<span class="claim-corrects">{said}</span>')
         kind = f"claim claim-{self.kind}"
-        return f'<p class="{kind}" id="{self.anchor}">{" ".join(facts)} {link}</p>'
+        return f'<p class="{kind}" id="{self.anchor}">{" ".join(parts)}</p>'
 
-    def relation(self) -> str:
-        """What was expected, as it reads after "measured …"."""
-        if self.expected in ("", "holds"):
-            return self.expected
-        return f"expected {self.expected.removeprefix('= ')}"
+    def evidence(self) -> str:
+        """What was measured, and what was expected."""
+        if self.expected == f"= {self.measured}":
+            return f"measured {self.measured}, as expected"
+        measured = f"measured {self.measured}" if self.measured else ""
+        expected = self.expected.removeprefix("= ")
+        if expected and expected != "holds":
+            expected = f"expected {expected}"
+        return " · ".join(part for part in (measured, expected) if part)
 
     def to_text(self) -> str:
         """The same line for a terminal."""
-        evidence = f"measured {self.measured}, " if self.measured else ""
-        return f"claim: {self.statement} [{evidence}{self.relation()}]"
+        return f"claim: {self.statement} [{self.evidence() or self.kind}]"
 
 
 def claim(
@@ -176,9 +172,8 @@ def claim(
         anchor=anchor_of(statement),
     )
     if not true:
-        shown = f"measured {made.measured}, " if has_measured else ""
-        wanted = made.relation() if ways and holds is None else "it does not hold"
-        raise ClaimFailed(f"{statement}\n  {shown}{wanted}")
+        found_text = made.evidence() if holds is None else "it does not hold"
+        raise ClaimFailed(f"{statement}\n  {found_text}")
     _stated.add(statement)
     _publish(made)
 
