@@ -97,15 +97,16 @@ class Header:
 def header(obj: object) -> Header:
     """Read the header of `obj` from memory. Nothing is written.
 
-    The count is what the header holds during the call: like `sys.getrefcount`, it
-    includes the reference that the call's own argument is.
+    The count is what the header holds during the call: as with
+    `sys.getrefcount`, the call's own argument is one more reference.
 
     Raises:
-        NotImplementedError: not CPython, where an id is no address; or a build
-            that chains all objects (`Py_TRACE_REFS`), whose header is longer.
+        NotImplementedError: not CPython, where an id is no address; or a
+            build that chains all objects (`Py_TRACE_REFS`): a longer header.
     """
     if sys.implementation.name != "cpython":
-        raise NotImplementedError(f"header: {sys.implementation.name} has another one")
+        name = sys.implementation.name
+        raise NotImplementedError(f"header: {name} has another one")
     if ctypes.sizeof(PyObject) != object.__basicsize__:
         raise NotImplementedError(
             f"header: this build's takes {object.__basicsize__} bytes, "
