@@ -64,11 +64,10 @@ def keeps_local_precedence(name: str, bases: Hierarchy, rule: str) -> bool:
 
 
 def keeps_monotonicity(name: str, bases: Hierarchy, rule: str) -> bool:
-    """Whether the order of `name` has each base's ancestors in that base's order."""
+    """Whether the order of `name` contains the order of each of its bases."""
     order = linearize(name, bases, rule)
-    return all(
-        _is_subsequence(linearize(parent, bases, rule), order) for parent in bases[name]
-    )
+    inherited = [linearize(parent, bases, rule) for parent in bases[name]]
+    return all(_is_subsequence(each, order) for each in inherited)
 
 
 def smallest_hierarchy(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 Hierarchy = Mapping[str, Sequence[str]]
-Orders = dict[str, tuple[str, ...]]  # what is known already: class -> its order
+Order = tuple[str, ...]
+Orders = dict[str, Order]  # what is known already: class -> its order
 
 
 @dataclass(frozen=True)
@@ -66,27 +67,27 @@ def linearize(name: str, bases: Hierarchy, rule: str = "c3") -> tuple[str, ...]:
 def merge_steps(sequences: Iterable[Sequence[str]]) -> Iterator[MergeStep]:
     """Merge orders into one that agrees with each of them, step by step.
 
-    The next class is the first head that no other sequence has in its tail: nothing
-    that is still waiting wants to stand before it. The iteration ends with the last
-    class, or with a step whose `taken` is None.
+    The next class is the first head that no other sequence has in its tail:
+    nothing that is still waiting wants to stand before it. The iteration ends
+    with the last class, or with a step whose `taken` is None.
     """
     remaining = [tuple(sequence) for sequence in sequences if sequence]
     while remaining:
-        rejected: list[str] = []
+        rejected: dict[str, None] = {}  # a set that keeps the order
         taken = None
         for head, *_ in remaining:
             if not any(head in tail for _, *tail in remaining):
                 taken = head
                 break
-            rejected.append(head)
-        yield MergeStep(tuple(remaining), tuple(dict.fromkeys(rejected)), taken)
+            rejected[head] = None
+        yield MergeStep(tuple(remaining), tuple(rejected), taken)
         if taken is None:
             return
         without = [s[1:] if s[0] == taken else s for s in remaining]
         remaining = [sequence for sequence in without if sequence]
 
 
-def _c3(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...]:
+def _c3(name: str, bases: Hierarchy, known: Orders) -> Order:
     parents = bases[name]
     for index, parent in enumerate(parents):
         if parent in parents[index + 1 :]:
@@ -100,17 +101,17 @@ def _c3(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...]:
     return tuple(order)
 
 
-def _depth_first(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...]:
+def _depth_first(name: str, bases: Hierarchy, known: Orders) -> Order:
     walk = chain([name], *(known[parent] for parent in bases[name]))
     return tuple(dict.fromkeys(walk))  # of each class the first occurrence
 
 
-def _python22_documented(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...]:
+def _python22_documented(name: str, bases: Hierarchy, known: Orders) -> Order:
     walk = [name, *chain(*(known[parent] for parent in bases[name]))]
     return tuple(dict.fromkeys(reversed(walk)))[::-1]  # the last occurrence
 
 
-def _breadth_first(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...]:
+def _breadth_first(name: str, bases: Hierarchy, known: Orders) -> Order:
     queue, order = deque([name]), [name]
     while queue:
         for parent in bases[queue.popleft()]:
@@ -120,7 +121,7 @@ def _breadth_first(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...
     return tuple(sorted(order, key=lambda each: each == "object"))  # a stable sort
 
 
-def _python22(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...]:
+def _python22(name: str, bases: Hierarchy, known: Orders) -> Order:
     """Merge the bases' orders one after the other into what is there already.
 
     At the first class that both have, what stands before it on the right and is new
@@ -137,7 +138,7 @@ def _python22(name: str, bases: Hierarchy, known: Orders) -> tuple[str, ...]:
     return tuple(left)
 
 
-_RULES: dict[str, Callable[[str, Hierarchy, Orders], tuple[str, ...]]] = {
+_RULES: dict[str, Callable[[str, Hierarchy, Orders], Order]] = {
     "c3": _c3,
     "depth_first": _depth_first,
     "breadth_first": _breadth_first,

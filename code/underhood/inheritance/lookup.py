@@ -62,13 +62,16 @@ def _find_without_getattr(instance: object, name: str) -> Found:
     cls = type(instance)
     in_class, owner = find_in_classes(_mro_of(cls), name)
     if owner is not None and is_data_descriptor(in_class):
-        return Found(bind(in_class, instance, cls), "data descriptor", owner)
+        value = bind(in_class, instance, cls)
+        return Found(value, "data descriptor", owner)
     own = instance_namespace(instance)
     if name in own:
         return Found(own[name], "instance", None)
     if owner is None:
-        raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
-    step = "non-data descriptor" if _defines(in_class, "__get__") else "class attribute"
+        kind = cls.__name__
+        raise AttributeError(f"{kind!r} object has no attribute {name!r}")
+    reads = _defines(in_class, "__get__")
+    step = "non-data descriptor" if reads else "class attribute"
     return Found(bind(in_class, instance, cls), step, owner)
 
 
@@ -132,12 +135,13 @@ class Super:
 
     def __getattribute__(self, name: str) -> Any:
         own = object.__getattribute__
-        if name == "__class__":  # super objects do not pretend to be something else
+        if name == "__class__":  # the only name that `super` keeps to itself
             return own(self, name)
-        instance, start = own(self, "__self__"), own(self, "__self_class__")
+        start = own(self, "__self_class__")
         order = _mro_of(start)
-        after = order[order.index(own(self, "__thisclass__")) + 1 :]
-        value, owner = find_in_classes(after, name)
+        here = order.index(own(self, "__thisclass__"))
+        value, owner = find_in_classes(order[here + 1 :], name)
         if owner is None:
             return own(self, name)
+        instance = own(self, "__self__")
         return bind(value, None if instance is start else instance, start)

@@ -25,6 +25,7 @@ LABELS = {
     "python22": "Python 2.2",
     "python22_documented": "2.2, as documented",
 }
+FONT = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 LETTER = 9.8  # width of one letter at 16 px, monospaced, rounded up
 NODE_HEIGHT, ROW, GAP = 30.0, 86.0, 22.0
 
@@ -314,13 +315,13 @@ def _text(
     )
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" '
-        f'fill="{fill}"{extra}>{escape(text)}</text>'
+        f'fill="{fill}"{extra} style="font-family:{FONT}">{escape(text)}</text>'
     )
 
 
 def _svg(width: float, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} '
-        f'{height:.0f}" style="width:100%;max-width:{width:.0f}px;height:auto" '
-        f'font-family="ui-monospace, Menlo, Consolas, monospace">{"".join(parts)}</svg>'
+        f'{height:.0f}" style="width:100%;max-width:{width:.0f}px;height:auto">'
+        f"{''.join(parts)}</svg>"
     )
