@@ -56,7 +56,9 @@ class TinyBook:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.environment = {**os.environ, "PYTHONPATH": str(root / "libs")}
+        # This checkout's bookkit, wherever an installed one comes from.
+        paths = os.pathsep.join([str(ROOT / "code"), str(root / "libs")])
+        self.environment = {**os.environ, "PYTHONPATH": paths}
         self.write("_config.yml", CONFIG)
         self.write("book/index.md", "# Home\n")
         self.write("book/references.bib", "@misc{known2020, title={T}, year={2020}}\n")

@@ -13,6 +13,11 @@ STOP = re.compile(
     re.MULTILINE,
 )
 
+FRAME = re.compile(
+    r"^(?P<mark>[> ]) (?P<place>\S.*\(\d+\)[\w<>]+\(\)).*\n-> (?P<code>.*)$",
+    re.MULTILINE,
+)
+
 
 class Stop(NamedTuple):
     """Where a debugger stops: before a line, after a call, before a return."""
@@ -21,6 +26,14 @@ class Stop(NamedTuple):
     file: str
     line: int
     function: str
+
+
+class Frame(NamedTuple):
+    """One entry of the stack that `w` lists."""
+
+    place: str
+    code: str
+    selected: bool
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Exchange:
     output: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transcript:
     """A session from its start to its end. Its text is what a terminal shows."""
 
@@ -70,6 +83,9 @@ class Transcript:
         end = "[no answer: timeout]\n" if self.ending == "timeout" else ""
         return (self.opening + "".join(lines) + self.prompt + end).rstrip()
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         """The same text for a page; commands bold, prompts faint."""
         parts = [html.escape(self.opening)]
@@ -96,4 +112,13 @@ def stops_in(output: str) -> list[Stop]:
             function=found["function"],
         )
         for found in STOP.finditer(output)
+    ]
+
+
+def frames_in(output: str) -> list[Frame]:
+    """The frames that `w` lists, the oldest first, without those of the library."""
+    return [
+        Frame(found["place"], found["code"], found["mark"] == ">")
+        for found in FRAME.finditer(output)
+        if not found["place"].startswith("<stdlib>")
     ]
