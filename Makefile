@@ -5,6 +5,7 @@ REQUIREMENTS ?= requirements.txt
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODE_STAMP := node_modules/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: book serve page check unit site-tests test pins clean help
@@ -41,7 +42,12 @@ check: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(STAMP) ## tests of the code, the claims, and the promises
+# CPython in WebAssembly, for the tests of the Python chapters; they skip without it.
+$(NODE_STAMP): package-lock.json
+	@if command -v npm >/dev/null 2>&1; then npm ci --silent --no-audit --no-fund && touch $@; \
+	  else echo "No npm found: the tests skip CPython in WebAssembly (install Node.js 18 or later to run them)."; fi
+
+unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 	$(BIN)/pytest tests --ignore=tests/site
 
 site-tests: book ## tests of the site that was built
