@@ -69,6 +69,14 @@ seconds.append(time.perf_counter() - start)
 """
 LOOP_LINE, NEVER_LINE = 7, 11
 
+MISSING = {  # where an interpreter has no such tool
+    "monitoring": "sys.monitoring came with 3.12",
+    "monitoring_disable": "sys.monitoring came with 3.12",
+    "monitoring_debugger": "sys.monitoring came with 3.12",
+    "monitoring_condition": "sys.monitoring came with 3.12",
+    "bdb_monitoring": "the backends of bdb came with 3.14",
+}
+
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +124,8 @@ def talk(folder: Path, source: str, commands: list[str]) -> str:
     finally:
         sys.stdin = stdin
         sys.settrace(None)
-    return heard.getvalue()
+    # A prompt stands in front of the answer: nobody typed a line break.
+    return heard.getvalue().replace("(Pdb) ", "")
 
 
 def costs(folder: Path) -> dict[str, Any]:
@@ -164,9 +173,12 @@ def costs(folder: Path) -> dict[str, Any]:
             for name, run in runs.items():
                 run()
                 best[name] = min(best[name], seconds.pop())
-    return {
+    ratios: dict[str, Any] = {
         name: round(best[name] / best["plain"], 2) for name in runs if name != "plain"
     }
+    for name in MISSING.keys() - runs.keys():
+        ratios |= {name: None, f"{name}_reason": MISSING[name]}
+    return ratios
 
 
 class Continue(bdb.Bdb):

@@ -1,0 +1,97 @@
+"""Pictures of sessions, as SVG text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+from underhood.debugging.transcript import Frame, Stop
+
+COLORS = ("#3d85c6", "#d9762b", "#2e9e6b", "#b565c2", "#d1495b")
+ROW, STEP, CHARACTER = 22, 15, 7.9  # pixels: of a line, from stop to stop, in 13 px
+
+
+def path_of_stops(source: str, runs: Mapping[str, Sequence[Stop]]) -> str:
+    """The lines of a program, and beside them where a debugger stopped, in order.
+
+    Args:
+        source: the program.
+        runs: the stops of each session under its name, from left to right. A dot is
+            a stop before a line, a ring one at a call or a return.
+    """
+    lines = source.rstrip().splitlines()
+    left = 34 + max(map(len, lines)) * CHARACTER + 14
+    parts = [
+        _text(8, _height(number), f"{number:>2}  {line}")
+        for number, line in enumerate(lines, start=1)
+    ]
+    for index, (name, stops) in enumerate(runs.items()):
+        color = COLORS[index % len(COLORS)]
+        points = [(left + STEP * at, _height(s.line)) for at, s in enumerate(stops)]
+        path = " ".join(f"{x:.0f},{y}" for x, y in points)
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{color}" opacity=".5"/>'
+        )
+        for (x, y), stop in zip(points, stops, strict=True):
+            fill = color if stop.event == "line" else "none"
+            parts.append(
+                f'<circle cx="{x:.0f}" cy="{y}" r="4.5" fill="{fill}" '
+                f'stroke="{color}" stroke-width="2"/>'
+            )
+        label = f"{name}: {len(stops)}"
+        parts.append(_text(left - 5, 14, label, color=color, family="sans-serif"))
+        left += max(STEP * len(stops), len(label) * CHARACTER) + 16
+    return _svg(left, _height(len(lines)) + ROW // 2, parts)
+
+
+def stack(frames: Sequence[Frame]) -> str:
+    """The frames of a stopped program, the oldest on top, as `w` lists them."""
+    parts = []
+    box = 420
+    for index, frame in enumerate(frames):
+        top = 8 + index * 44
+        color = COLORS[1] if frame.selected else "currentColor"
+        width = 2.5 if frame.selected else 1
+        parts.append(
+            f'<rect x="34" y="{top}" width="{box}" height="38" rx="4" fill="none" '
+            f'stroke="{color}" stroke-width="{width}"/>'
+        )
+        parts.append(_text(44, top + 15, frame.place))
+        parts.append(_text(44, top + 31, frame.code, opacity=0.75))
+        if index == len(frames) - 1:
+            parts.append(_text(8, top + 24, "->", color=COLORS[0]))
+    side = 34 + box + 12
+    last = 8 + (len(frames) - 1) * 44
+    parts.append(_text(side, 24, "u: up, to the caller", family="sans-serif"))
+    parts.append(_text(side, last + 24, "d: down", family="sans-serif"))
+    arrow = f"M{side + 8} {last + 8}V36m-4 8l4 -8l4 8"
+    parts.append(f'<path d="{arrow}" fill="none" stroke="currentColor"/>')
+    return _svg(side + 150, last + 50, parts)
+
+
+def _height(line: int) -> int:
+    return 14 + line * ROW
+
+
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    color: str = "currentColor",
+    family: str = "monospace",
+    opacity: float = 1.0,
+) -> str:
+    escaped = html.escape(text)
+    return (
+        f'<text x="{x:.0f}" y="{y}" dominant-baseline="middle" font-size="13" '
+        f'font-family="{family}" fill="{color}" opacity="{opacity}" '
+        f'xml:space="preserve">{escaped}</text>'
+    )
+
+
+def _svg(width: float, height: float, parts: list[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} '
+        f'{height:.0f}" style="max-width:{width * 1.2:.0f}px">{"".join(parts)}</svg>'
+    )
