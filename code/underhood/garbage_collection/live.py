@@ -26,24 +26,32 @@ def collector_kind() -> str:
     return "generational"
 
 
+_quiet_blocks = 0  # how many are open
+
+
 @contextmanager
 def quiet_collector() -> Iterator[None]:
     """Leave the collector nothing to find but what the block makes.
 
     Everything that exists is frozen, no collection starts by itself, and no other
-    thread gets the interpreter's lock (a notebook's kernel has several).
+    thread gets the interpreter's lock (a notebook's kernel has several). Blocks may be
+    nested; what they froze is unfrozen at the end of the outermost one.
     """
+    global _quiet_blocks
     enabled, interval = gc.isenabled(), sys.getswitchinterval()
     threshold = gc.get_threshold()
     gc.collect()
     gc.disable()
     gc.freeze()
     sys.setswitchinterval(60.0)  # seconds
+    _quiet_blocks += 1
     try:
         yield
     finally:
+        _quiet_blocks -= 1
         sys.setswitchinterval(interval)
-        gc.unfreeze()
+        if not _quiet_blocks:
+            gc.unfreeze()
         gc.set_threshold(*threshold)
         if enabled:
             gc.enable()

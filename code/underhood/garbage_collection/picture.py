@@ -10,7 +10,7 @@ from html import escape
 from underhood.garbage_collection.collector import Snapshot
 from underhood.garbage_collection.heap import Heap
 
-WIDTH, HEIGHT, HEADING, RADIUS = 300, 176, 44, 21
+WIDTH, HEADING, RADIUS = 300, 44, 21
 GREEN, ORANGE, RED = "#2e9e6b", "#d9762b", "#d1495b"
 
 Point = tuple[float, float]
@@ -38,7 +38,7 @@ def draw_heap(heap: Heap, places: Mapping[str, Point], title: str = "") -> str:
     """One picture of the living containers, their counts, links and variables.
 
     Args:
-        places: where each object stands, in a frame of 300 by 176.
+        places: where each object stands; the frame is 300 wide.
     """
     return _svg([_panel_of(heap, title, "")], places, columns=1)
 
@@ -104,26 +104,28 @@ def _step_of(before: Panel, snapshot: Snapshot, title: str, subtitle: str) -> Pa
 
 def _svg(panels: list[Panel], places: Mapping[str, Point], columns: int) -> str:
     rows = math.ceil(len(panels) / columns)
-    cell = HEIGHT + HEADING
+    below = max(y for _, y in places.values()) + RADIUS + 14
+    heading = HEADING if any(panel.title for panel in panels) else 0
+    cell = heading + below
     drawn = "".join(
         f'<g transform="translate({i % columns * WIDTH},{i // columns * cell})">'
-        f"{_draw(panel, places)}</g>"
+        f"{_draw(panel, places, heading)}</g>"
         for i, panel in enumerate(panels)
     )
     width, height = columns * WIDTH, rows * cell
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" '
         f'style="max-width:{width * 1.2:.0f}px;width:100%;height:auto" '
         f'font-family="sans-serif" font-size="14" fill="currentColor">{drawn}</svg>'
     )
 
 
-def _draw(panel: Panel, places: Mapping[str, Point]) -> str:
+def _draw(panel: Panel, places: Mapping[str, Point], heading: float) -> str:
     parts = [
         f'<text x="12" y="18" font-weight="bold" font-size="15">'
         f"{escape(panel.title)}</text>",
         f'<text x="12" y="36" font-size="12.5">{escape(panel.subtitle)}</text>',
-        f'<g transform="translate(0,{HEADING})">',
+        f'<g transform="translate(0,{heading})">',
     ]
     for source, targets in panel.links.items():
         for index, target in enumerate(targets):
