@@ -2,7 +2,9 @@
 
 import copy
 import ctypes
+import gc
 import graphlib
+import random
 import re
 import struct
 import sys
@@ -375,6 +377,37 @@ def test_objects_that_lie_are_read_past():
     assert graph["liar"].slots[2].cycle
 
 
+class RaisingMeta(type):
+    def __getattribute__(cls, name):
+        raise RuntimeError(name)
+
+
+class Guarded(metaclass=RaisingMeta):
+    shared: list = []
+
+
+class NoDict:
+    @property
+    def __dict__(self):
+        raise RuntimeError
+
+
+def test_classes_that_answer_nothing_are_read_past():
+    graph = object_graph({"cls": Guarded, "it": Guarded(), "other": NoDict()})
+    assert (graph["cls"].type, graph["cls"].value) == ("RaisingMeta", "Guarded")
+    assert [slot.label for slot in graph["cls"].slots] == [".shared"]
+    assert graph["it"].type == "Guarded"
+    assert graph["other"].slots == ()
+
+
+def test_whatever_lives_in_this_process_can_be_drawn():
+    living = random.Random(0).sample(gc.get_objects(), 1000)
+    for obj in living:
+        graph = object_graph({"it": obj}, depth=2, max_nodes=10)
+        assert graph["it"].id == id(obj)
+        ElementTree.fromstring(graph.svg.encode())
+
+
 def held_by(obj, **limits):
     """{slot: type name of what it refers to} of one object."""
     graph = object_graph({"it": obj}, **limits)
@@ -404,6 +437,8 @@ def test_what_each_kind_of_object_refers_to():
     assert held_by(deque([[], ()])) in ({"→": "tuple"}, {"→": "list"})
     assert held_by({(1, 2): []}) == {"key 0": "tuple", "value 0": "list"}
     assert held_by({"b", "a"}) == {"∈": "str"}
+    held = object_graph({"it": slice(0, [], None)})
+    assert "list" in {node.type for node in held.nodes}
     assert held_by(7) == held_by("seven") == held_by(None) == held_by(b"") == {}
 
     class Shared:

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 CHAR = 7.9  # width of a character, in pixels at the font size below
 FONT = 13
+SMALL = 11  # font size of the reference counts
 ROW = 20.0
 HEAD = 24.0
 PAD = 8.0
-CHANNEL = 40.0  # between two columns, where the references run
+CHANNEL = 36.0  # between two columns, where the references run
 MARGIN = 8.0
 NAME_HEIGHT = 26.0
 NAME = 18  # characters of a name that are shown
@@ -135,8 +136,10 @@ def _refs(node: Node) -> str:
 
 
 def _width(node: Node) -> float:
-    head = len(node.label) + 1 + width(cut(node.type, NAME)) + 2 + len(_refs(node))
-    return 2 * PAD + CHAR * max(head, *(width(text) + 2 for text, _ in _rows(node)), 0)
+    head = len(node.label) + 1 + width(cut(node.type, NAME)) + 1
+    wide = CHAR * head + CHAR * SMALL / FONT * len(_refs(node))
+    rows = [CHAR * (width(text) + 2) for text, _ in _rows(node)]
+    return 2 * PAD + max(wide, *rows, 0.0)
 
 
 def _arrivals(graph: ObjectGraph, node: Node) -> int:
@@ -158,7 +161,9 @@ def _box(node: Node, arrivals: int, edges: tuple[float, float], top: float) -> s
             cut(node.type, NAME),
             weight="bold",
         ),
-        _text(right - PAD, top + 17, _refs(node), anchor="end", opacity=0.7),
+        _text(
+            right - PAD, top + 17, _refs(node), anchor="end", opacity=0.7, size=SMALL
+        ),
     ]
     for k, (text, fill) in enumerate(_rows(node)):
         y = top + HEAD + ROW * k + ROW / 2 + 4.5
@@ -212,10 +217,12 @@ def _text(
     weight: str = "",
     anchor: str = "",
     opacity: float = 1.0,
+    size: int = FONT,
 ) -> str:
     extra = f' font-weight="{weight}"' if weight else ""
     extra += f' text-anchor="{anchor}"' if anchor else ""
     extra += f' fill-opacity="{opacity}"' if opacity < 1 else ""
+    extra += f' font-size="{size}"' if size != FONT else ""
     # On each text, because a page may set a typeface for all text in pictures.
     place = f'x="{x:.1f}" y="{y:.1f}" style="{TYPEFACE}"'
     return f'<text {place} fill="{fill}"{extra}>{escape(text)}</text>'

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from underhood.objects.drawing import draw
-from underhood.objects.referents import follow, is_mutable, short_repr
+from underhood.objects.referents import follow, is_mutable, short_repr, type_name
 
 IMMORTAL = 500_000_000  # no real count gets here; every marker of immortality is above
 
@@ -231,7 +231,7 @@ class _Walk:
             Node(
                 label=label[place],
                 id=id(self.pool[place]),
-                type=type(self.pool[place]).__name__,
+                type=type_name(self.pool[place]),
                 value=short_repr(self.pool[place], bare=not self.slots[place]),
                 refcount=counts[place],
                 mutable=is_mutable(self.pool[place]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import re
 import types
@@ -13,7 +12,7 @@ from typing import Any
 
 Held = tuple[str, object]
 
-ATOMS = (int, float, complex, bool, str, bytes, type(None), type(...), range, slice)
+ATOMS = (int, float, complex, bool, str, bytes, type(None), type(...), range)
 VALUES = 18  # characters of a repr that are shown
 KEYS = 12  # characters of a key that are shown
 SORTED = 1000  # a set up to this size is shown in a stable order
@@ -62,7 +61,7 @@ def _dict_items(obj: Any) -> Iterator[Held]:
 
 def _set_items(items: Iterator[object]) -> Iterator[Held]:
     def key(item: object) -> tuple[str, str]:
-        return type(item).__name__, short_repr(item)
+        return type_name(item), short_repr(item)
 
     return (("∈", item) for item in sorted(islice(items, SORTED), key=key))
 
@@ -76,10 +75,10 @@ def _attributes(obj: object) -> list[Held]:
     own = list(_own_dict(obj).items())
     if _is(obj, type, types.ModuleType):
         own = [held for held in own if not held[0].startswith("__")]
-    for cls in type(obj).__mro__:
-        if "__slots__" not in vars(cls):
+    for namespace in _class_namespaces(type(obj)):
+        if "__slots__" not in namespace:
             continue
-        for name, member in vars(cls).items():
+        for name, member in namespace.items():
             if isinstance(member, types.MemberDescriptorType):
                 try:
                     own.append((name, member.__get__(obj)))
@@ -88,12 +87,23 @@ def _attributes(obj: object) -> list[Held]:
     return [(f".{name}", value) for name, value in own]
 
 
+def _class_namespaces(kind: type) -> list[Mapping[str, Any]]:
+    """Those of a class and its bases, past any metaclass."""
+    bases = type.__getattribute__(kind, "__mro__")
+    return [type.__getattribute__(base, "__dict__") for base in bases]
+
+
+def type_name(obj: object) -> str:
+    """The name of the true type, past any metaclass."""
+    return str(type.__getattribute__(type(obj), "__name__"))
+
+
 def _own_dict(obj: object) -> Mapping[str, object]:
     if _is(obj, type):
         return type.__getattribute__(obj, "__dict__")
     try:
         own = object.__getattribute__(obj, "__dict__")
-    except AttributeError:
+    except Exception:  # it has none, or its class defines one that raises
         return {}
     return own if _is(own, dict) else {}
 
@@ -130,6 +140,7 @@ _PARTS: dict[type, tuple[str, ...]] = {
 
 _IMMUTABLE = (
     *ATOMS,
+    slice,
     object,
     tuple,
     frozenset,
@@ -145,8 +156,9 @@ def is_mutable(obj: object) -> bool:
     kind = type(obj)
     if issubclass(kind, type):
         return True
-    if dataclasses.is_dataclass(kind):
-        return not kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    for namespace in _class_namespaces(kind):
+        if "__dataclass_params__" in namespace:
+            return not namespace["__dataclass_params__"].frozen
     return kind not in _IMMUTABLE
 
 
@@ -166,7 +178,9 @@ def short_repr(obj: object, *, bare: bool = True) -> str:
 
 
 def _own_name(obj: Any) -> str:
-    named = (type, types.FunctionType, types.MethodType, types.ModuleType)
+    if _is(obj, type):
+        return str(type.__getattribute__(obj, "__name__"))
+    named = (types.FunctionType, types.MethodType, types.ModuleType)
     return str(obj.__name__) if _is(obj, *named) else ""
 
 
@@ -178,7 +192,8 @@ def _value(obj: Any) -> str:
         return f"of {obj.bit_length()} bits"
     if kind in (str, bytes):
         obj = obj[: 2 * VALUES]
-    return "" if kind.__repr__ is object.__repr__ else repr(obj)
+    text = repr(obj)
+    return "" if text == object.__repr__(obj) else text
 
 
 def width(text: str) -> int:
