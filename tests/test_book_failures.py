@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bs4 import BeautifulSoup
+
 from tinybook import TinyBook, cell
 
 CLAIM = """
@@ -108,8 +110,10 @@ def test_recording_must_be_declared_and_say_where_it_is_from(
     assert "speed.json is not declared under `bookkit: data:`" in build.report
     assert "bare.json: a recording must say its device, versions" in build.report
     assert "book/open.md" not in build.report
-    shown = tiny_book.html("open")
-    assert "recorded: benchmarks/results/gpu/speed.json" in shown
+    page = BeautifulSoup(tiny_book.html("open"), "html.parser")
+    link = page.select_one("p.claim-recorded .claim-evidence a")
+    assert link["href"] == "../benchmarks/results/gpu/speed.json"
+    assert (tiny_book.root / "_build/html/book" / link["href"]).is_file()
 
 
 def test_module_that_does_not_parse_fails_the_pages_that_import_it(

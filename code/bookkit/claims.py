@@ -57,11 +57,11 @@ class Claim:
 
     def to_html(self) -> str:
         """The quiet line on the page, with an anchor that the ledger links to."""
-        source = f"{self.kind}: {self.source}" if self.source else ""
-        evidence = " · ".join(part for part in (self.evidence(), source) if part)
+        evidence = [html.escape(self.evidence()), source_to_html(asdict(self))]
+        shown = " · ".join(part for part in evidence if part)
         parts = [
             f'<span class="claim-text">{inline_code(self.statement)}</span>',
-            f'<span class="claim-evidence">{html.escape(evidence)}</span>',
+            f'<span class="claim-evidence">{shown}</span>',
             f'<a class="claim-link" href="#{self.anchor}" '
             f'aria-label="Link to this claim">#</a>',
         ]
@@ -236,6 +236,15 @@ def anchor_of(statement: str) -> str:
 def inline_code(text: str) -> str:
     """Escape for HTML; `backticks` become code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def source_to_html(made: dict[str, str]) -> str:
+    """Where a claim's number is from; the build turns the span into a link."""
+    if not made["source"]:
+        return ""
+    how = "recorded" if made["kind"] == "recorded" else "cited"
+    source = html.escape(made["source"])
+    return f'{how}: <span data-{how}="{source}">{source}</span>'
 
 
 def _publish(made: Claim) -> None:

@@ -23,7 +23,7 @@ import yaml
 from docutils import nodes
 from sphinx.util import logging
 
-from bookkit import chapter, environment, execution, ledger, listing
+from bookkit import chapter, environment, execution, ledger, listing, sources
 from bookkit.cells import defined_names, parse_cell, read_page
 from bookkit.failures import FailureLog, execution_failure, remember, remembered
 from bookkit.freshness import CodeGraph, MissingData, chapter_key
@@ -155,9 +155,7 @@ def _declares(app: Any, page: Any, path: str) -> bool:
 
 
 def _check_citation(app: Any, key: str, docname: str) -> None:
-    domain = app.env.domains.get("cite")
-    entries = domain.bibdata.data.entries if domain else {}
-    if key not in entries:
+    if key not in sources.bibliography(app):
         _fail(f"cited: no entry {key!r} in the bibliography", docname, 1)
 
 
@@ -185,6 +183,10 @@ def _render_all_if_any(app: Any, env: Any) -> set[str]:
 
 def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
     """Put the parts in place that need every page to have been read."""
+    for raw in doctree.findall(nodes.raw):
+        if 'class="claim ' in raw.astext():
+            linked = sources.link_sources(app, raw.astext(), docname)
+            raw.children = [nodes.Text(linked)]
     made = {
         ledger.ledger_node: lambda node: ledger.to_html(app, docname),
         environment.environment_node: lambda node: environment.to_html(app, docname),
@@ -204,6 +206,7 @@ def _finish(app: Any, exception: Exception | None) -> None:
         special = getattr(app.env, "bookkit_special", {})
         pages = {doc for doc, names in special.items() if "ledger_node" in names}
         ledger.write_json(app, pages)
+        sources.copy_recordings(app)
     remember(app.bookkit_note, {name for name in docnames if name})
     if log.failures:
         app.statuscode = 1

@@ -11,7 +11,8 @@ from docutils import nodes
 from jinja2 import Environment
 from sphinx.util.docutils import SphinxDirective
 
-from bookkit.claims import CLAIM_KEY, inline_code
+from bookkit.claims import CLAIM_KEY, inline_code, source_to_html
+from bookkit.sources import link_sources
 
 
 class ledger_node(nodes.General, nodes.Element):
@@ -77,7 +78,8 @@ def to_html(app: Any, from_page: str) -> str:
     chapters = collect(app)
     for chapter in chapters:
         chapter["uri"] = app.builder.get_relative_uri(from_page, chapter["chapter"])
-    return _TEMPLATE.render(chapters=chapters, counts=counts(chapters))
+    markup = _TEMPLATE.render(chapters=chapters, counts=counts(chapters))
+    return link_sources(app, markup, from_page)
 
 
 def _reading_order(env: Any) -> list[str]:
@@ -93,6 +95,7 @@ def _reading_order(env: Any) -> list[str]:
 
 _environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 _environment.filters["code"] = inline_code
+_environment.filters["source"] = source_to_html
 _TEMPLATE = _environment.from_string("""
 <div class="ledger">
 <p class="ledger-counts">
@@ -127,7 +130,8 @@ _TEMPLATE = _environment.from_string("""
 <td data-label="measured">{{ claim.measured }}</td>
 <td data-label="expected">{{ claim.expected }}</td>
 <td data-label="kind">{{ claim.kind }}
-{%- if claim.source %} <span class="claim-source">{{ claim.source }}</span>{% endif %}
+{%- if claim.source %} <span class="claim-source">{{ claim | source | safe }}</span>
+{%- endif %}
 </td></tr>
 {% endfor %}
 </tbody></table></div>
