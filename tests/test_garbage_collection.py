@@ -21,7 +21,6 @@ from underhood.garbage_collection import (
     drop_cycles,
     fresh_interpreter,
     model_schedule,
-    pause_seconds,
     quiet_collector,
     real_schedule,
 )
@@ -448,10 +447,6 @@ def test_fresh_interpreter_reports_output_and_failure() -> None:
     assert fresh_interpreter("print(6 * 7)") == "42"
     with pytest.raises(Exception, match="returned non-zero"):
         fresh_interpreter("raise SystemExit(3)")
-
-
-def test_pause_is_a_time() -> None:
-    assert 0 < pause_seconds(1_000, generation=2, repeats=1) < 60
 
 
 def test_pictures_are_svg_in_the_color_of_the_text() -> None:

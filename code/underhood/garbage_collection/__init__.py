@@ -14,7 +14,6 @@ from underhood.garbage_collection.live import (
     drop_cycles,
     fresh_interpreter,
     model_schedule,
-    pause_seconds,
     quiet_collector,
     real_schedule,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "drop_cycles",
     "fresh_interpreter",
     "model_schedule",
-    "pause_seconds",
     "quiet_collector",
     "real_schedule",
 ]

@@ -57,8 +57,8 @@ Watch = Callable[[Snapshot], None]
 def subtract_refs(young: ObjectList) -> None:
     """Leave in `gc_refs` how many references come from outside of `young`.
 
-    Whoever refers to a candidate and is no candidate itself, variables and C code
-    included, shows up as a count that nothing was subtracted from.
+    Whoever refers to a candidate and is no candidate itself, be it a variable or
+    C code, shows up as a count that nothing was subtracted from.
     """
     for obj in young:
         for target in obj.links:
@@ -66,8 +66,11 @@ def subtract_refs(young: ObjectList) -> None:
                 target.gc_refs -= 1
 
 
-def deduce_unreachable(young: ObjectList, watch: Watch | None = None) -> ObjectList:
-    """Take out of `young`, and return, what cannot be reached from outside of it.
+def deduce_unreachable(
+    young: ObjectList,
+    watch: Watch | None = None,
+) -> ObjectList:
+    """Take out of `young`, and return, what cannot be reached from outside.
 
     Args:
         young: the candidates; what is left in it at the end is reachable.

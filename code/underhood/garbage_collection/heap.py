@@ -208,7 +208,7 @@ class Heap:
         self._decref(obj)
 
     def _decref(self, obj: Object) -> None:
-        """Drop a reference; at zero the object dies, and maybe what it refers to."""
+        """Drop a reference; at zero the object dies, and maybe others with it."""
         pending = [obj]
         while pending:
             obj = pending.pop()

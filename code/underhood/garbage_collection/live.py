@@ -6,7 +6,6 @@ import gc
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,8 +15,8 @@ from underhood.garbage_collection.heap import Heap
 def collector_kind() -> str:
     """Which collector runs: "generational", "incremental" or "free-threaded".
 
-    The incremental one was in the default build of CPython 3.14.0 to 3.14.4 only. It
-    ignores the third threshold and reports it as 0.
+    The incremental one was in the default build of CPython 3.14.0 to 3.14.4
+    only. It ignores the third threshold and reports it as 0.
     """
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "free-threaded"
@@ -152,19 +151,3 @@ def drop_cycles(pairs: int, every: int, enabled: bool) -> list[int]:
         del left, right
         gc.collect()
     return samples
-
-
-def pause_seconds(size: int, generation: int, repeats: int = 3) -> float:
-    """The shortest of some collections with `size` old lists and 1000 young ones."""
-    best = float("inf")
-    with quiet_collector():
-        old: list[list[int]] = [[] for _ in range(size)]
-        gc.collect()
-        for _ in range(repeats):
-            young: list[list[int]] = [[] for _ in range(1000)]
-            start = time.perf_counter()
-            gc.collect(generation)
-            best = min(best, time.perf_counter() - start)
-            del young
-    del old
-    return best
