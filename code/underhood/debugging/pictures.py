@@ -16,8 +16,9 @@ def path_of_stops(source: str, runs: Mapping[str, Sequence[Stop]]) -> str:
 
     Args:
         source: the program.
-        runs: the stops of each session under its name, from left to right. A dot is
-            a stop before a line, a ring one at a call or a return.
+        runs: the stops of each session under its command, from left to right; the
+            first is where it starts. A dot is a stop before a line, a ring one at a
+            call or a return.
     """
     lines = source.rstrip().splitlines()
     left = 34 + max(map(len, lines)) * CHARACTER + 14
@@ -38,7 +39,7 @@ def path_of_stops(source: str, runs: Mapping[str, Sequence[Stop]]) -> str:
                 f'<circle cx="{x:.0f}" cy="{y}" r="4.5" fill="{fill}" '
                 f'stroke="{color}" stroke-width="2"/>'
             )
-        label = f"{name}: {len(stops)}"
+        label = f"{name} × {len(stops) - 1}"
         parts.append(_text(left - 5, 14, label, color=color, family="sans-serif"))
         left += max(STEP * len(stops), len(label) * CHARACTER) + 16
     return _svg(left, _height(len(lines)) + ROW // 2, parts)
@@ -49,24 +50,24 @@ def stack(frames: Sequence[Frame]) -> str:
     parts = []
     box = 420
     for index, frame in enumerate(frames):
-        top = 8 + index * 44
+        top = 8 + index * 52
         color = COLORS[1] if frame.selected else "currentColor"
         width = 2.5 if frame.selected else 1
         parts.append(
-            f'<rect x="34" y="{top}" width="{box}" height="38" rx="4" fill="none" '
+            f'<rect x="34" y="{top}" width="{box}" height="44" rx="4" fill="none" '
             f'stroke="{color}" stroke-width="{width}"/>'
         )
-        parts.append(_text(44, top + 15, frame.place))
-        parts.append(_text(44, top + 31, frame.code, opacity=0.75))
+        parts.append(_text(44, top + 14, frame.place))
+        parts.append(_text(44, top + 32, frame.code, opacity=0.75))
         if index == len(frames) - 1:
             parts.append(_text(8, top + 24, "->", color=COLORS[0]))
     side = 34 + box + 12
-    last = 8 + (len(frames) - 1) * 44
+    last = 8 + (len(frames) - 1) * 52
     parts.append(_text(side, 24, "u: up, to the caller", family="sans-serif"))
     parts.append(_text(side, last + 24, "d: down", family="sans-serif"))
     arrow = f"M{side + 8} {last + 8}V36m-4 8l4 -8l4 8"
     parts.append(f'<path d="{arrow}" fill="none" stroke="currentColor"/>')
-    return _svg(side + 150, last + 50, parts)
+    return _svg(side + 150, last + 56, parts)
 
 
 def _height(line: int) -> int:
@@ -85,7 +86,7 @@ def _text(
     escaped = html.escape(text)
     return (
         f'<text x="{x:.0f}" y="{y}" dominant-baseline="middle" font-size="13" '
-        f'font-family="{family}" fill="{color}" opacity="{opacity}" '
+        f'style="font-family:{family}" fill="{color}" opacity="{opacity}" '
         f'xml:space="preserve">{escaped}</text>'
     )
 

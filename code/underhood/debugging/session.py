@@ -175,8 +175,8 @@ class _Child:
     def end(self) -> None:
         """End the process and all that it started, and wait until it is gone."""
         self._end_group()
-        self._process.wait()
-        self._reader.join()
+        self._process.wait(timeout=30)  # it cannot refuse; to wait on would hide a bug
+        self._reader.join(timeout=30)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):  # a command that nobody will read
