@@ -4,7 +4,7 @@ from pathlib import Path
 
 from underhood.debugging.debugger import Debugger
 from underhood.debugging.monitoring_debugger import MonitoringDebugger
-from underhood.debugging.pictures import path_of_stops, stack
+from underhood.debugging.pictures import jump_map, path_of_stops, stack
 from underhood.debugging.session import run_pdb, write_script
 from underhood.debugging.settrace_debugger import TraceDebugger
 from underhood.debugging.transcript import (
@@ -28,6 +28,7 @@ __all__ = [
     "TraceDebugger",
     "Transcript",
     "frames_in",
+    "jump_map",
     "path_of_stops",
     "run_pdb",
     "stack",

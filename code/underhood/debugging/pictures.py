@@ -70,6 +70,32 @@ def stack(frames: Sequence[Frame]) -> str:
     return _svg(side + 150, last + 56, parts)
 
 
+def jump_map(source: str, origin: int, refusals: Mapping[int, str]) -> str:
+    """The lines of a program, and for each whether a jump from `origin` gets there.
+
+    Args:
+        source: the program.
+        origin: the line where it is stopped.
+        refusals: pdb's answer for each line that a jump does not get to.
+    """
+    lines = source.rstrip().splitlines()
+    left = 34 + max(map(len, lines)) * CHARACTER + 20
+    parts = []
+    for number, line in enumerate(lines, start=1):
+        y = _height(number) - 10
+        parts.append(_text(8, y, f"{number:>2}  {line}"))
+        if number == origin:
+            parts.append(_text(left, y, "● stopped here", color=COLORS[0]))
+        elif number in refusals:
+            answer = f"✗ {refusals[number]}"
+            parts.append(_text(left, y, answer, color=COLORS[4]))
+        else:
+            parts.append(_text(left, y, "✓", color=COLORS[2]))
+    longest = max(map(len, refusals.values()), default=20)
+    width = left + (longest + 2) * CHARACTER
+    return _svg(width, _height(len(lines)), parts)
+
+
 def _height(line: int) -> int:
     return 14 + line * ROW
 

@@ -26,7 +26,7 @@ class TraceDebugger(Debugger):
             caller = caller.f_back
 
     def _entered(self, frame: FrameType, event: str, arg: Any) -> Any:
-        """Called once per call; what it returns is called per line, or nothing is."""
+        """Called once per call; what it returns is then called per line."""
         if not self._is_ours(frame.f_code):
             return None
         self.on_call(frame)
