@@ -13,6 +13,7 @@ from underhood.garbage_collection.interpreter import Interpreter
 VARIABLES = ("x", "y", "z", "saved")
 KINDS = ("new", "bind", "unbind", "link", "unlink", "weakref", "collect")
 WEIGHTS = (5, 2, 3, 6, 2, 2, 2)
+MOST_CALLS = 100  # in one operation: a model that finalizes twice would never end
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ class _Driver:
         deed, variable = self.rng.choice(deeds), self._variable()
 
         def hook(world: Heap | Interpreter, name: str) -> None:
-            self.calls[id(world)].append(f"{what} {name}")
+            calls = self.calls[id(world)]
+            calls.append(f"{what} {name}")
+            if len(calls) > MOST_CALLS:
+                return
             if deed == "save":
                 world.bind(variable, name)  # resurrects
             elif deed == "knot":
