@@ -82,6 +82,12 @@ def test_prose_edit_executes_nothing_and_shows(book: TinyBook) -> None:
     assert "A new sentence." in book.html("deep")
 
 
+def test_style_edit_executes_nothing_and_shows(book: TinyBook) -> None:
+    book.write("book/_static/book.css", "p { color: blue }\n")
+    assert book.build().executed == []
+    assert "blue" in (book.root / "_build/html/_static/book.css").read_text()
+
+
 def test_cell_edit_executes_its_page(book: TinyBook) -> None:
     page = book.root / "book/flat.md"
     page.write_text(page.read_text().replace("print(v)", "print(v + 1)"))

@@ -20,7 +20,7 @@ execute: {{execute_notebooks: cache, timeout: 20, show_tb: false}}
 bibtex_bibfiles: [book/references.bib]
 sphinx:
   local_extensions: {{bookkit: "{ROOT / "code"}"}}
-  config: {{suppress_warnings: [myst.domains]}}
+  config: {{suppress_warnings: [myst.domains], html_static_path: [book/_static]}}
 """
 
 FRONT = """\
@@ -61,6 +61,7 @@ class TinyBook:
         self.environment = {**os.environ, "PYTHONPATH": paths}
         self.write("_config.yml", CONFIG)
         self.write("book/index.md", "# Home\n")
+        self.write("book/_static/book.css", "p { color: red }\n")
         self.write("book/references.bib", "@misc{known2020, title={T}, year={2020}}\n")
         self.write("code/toy/__init__.py", '"""Toy."""\n')
 

@@ -45,7 +45,11 @@ def setup(app: Any) -> dict[str, Any]:
     execution.keep_cached_outputs()
 
     # An edit of the extension itself renders every page anew (from the cache).
-    app.add_config_value("bookkit_sources", _own_digest(), "env")
+    own = sorted(Path(__file__).parent.glob("*.py"))
+    app.add_config_value("bookkit_sources", _digest(own), "env")
+    # Without a changed page Sphinx would not copy a changed style sheet either.
+    app.add_config_value("bookkit_static", "", "html")
+    app.connect("config-inited", _note_static_files)
     app.add_directive("chapter", chapter.ChapterDirective)
     app.add_directive("environment", environment.EnvironmentDirective)
     app.add_directive("ledger", ledger.LedgerDirective)
@@ -61,8 +65,13 @@ def setup(app: Any) -> dict[str, Any]:
     return {"version": "1", "env_version": 1, "parallel_read_safe": False}
 
 
-def _own_digest() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
+def _note_static_files(app: Any, config: Any) -> None:
+    folders = [Path(app.srcdir, path) for path in config.html_static_path]
+    files = [file for folder in folders for file in sorted(folder.rglob("*"))]
+    config.bookkit_static = _digest([file for file in files if file.is_file()])
+
+
+def _digest(files: list[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
