@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from underhood.debugging.transcript import Frame, Stop
 
 COLORS = ("#3d85c6", "#d9762b", "#2e9e6b", "#b565c2", "#d1495b")
-ROW, STEP, CHARACTER = 22, 15, 7.9  # pixels: of a line, from stop to stop, in 13 px
+ROW, STEP, CHARACTER = 22, 13, 7.9  # pixels: of a line, from stop to stop, in 13 px
 
 
 def path_of_stops(source: str, runs: Mapping[str, Sequence[Stop]]) -> str:
@@ -76,7 +77,7 @@ def jump_map(source: str, origin: int, refusals: Mapping[int, str]) -> str:
     Args:
         source: the program.
         origin: the line where it is stopped.
-        refusals: pdb's answer for each line that a jump does not get to.
+        refusals: pdb's answer for each line that a jump does not get to; shortened.
     """
     lines = source.rstrip().splitlines()
     left = 34 + max(map(len, lines)) * CHARACTER + 20
@@ -87,13 +88,11 @@ def jump_map(source: str, origin: int, refusals: Mapping[int, str]) -> str:
         if number == origin:
             parts.append(_text(left, y, "● stopped here", color=COLORS[0]))
         elif number in refusals:
-            answer = f"✗ {refusals[number]}"
-            parts.append(_text(left, y, answer, color=COLORS[4]))
+            reason = textwrap.shorten(refusals[number], 34, placeholder=" …")
+            parts.append(_text(left, y, f"✗ {reason}", color=COLORS[4]))
         else:
             parts.append(_text(left, y, "✓", color=COLORS[2]))
-    longest = max(map(len, refusals.values()), default=20)
-    width = left + (longest + 2) * CHARACTER
-    return _svg(width, _height(len(lines)), parts)
+    return _svg(left + 36 * CHARACTER, _height(len(lines)), parts)
 
 
 def _height(line: int) -> int:
