@@ -1,0 +1,76 @@
+"""FlashAttention, forward: from the safe softmax down to a Triton kernel."""
+
+import os
+
+import torch
+
+# Without a GPU, Triton's interpreter runs the kernel. Triton reads this when it is
+# imported, which happens on the first call that needs it.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from underhood.flash_attention.ahead_of_time import compile_kernel
+from underhood.flash_attention.interface import flash_attention, triton_mode
+from underhood.flash_attention.memory import (
+    FastMemory,
+    FastMemoryExceeded,
+    keys_outside,
+    paper_blocks,
+    queries_outside,
+    standard_attention,
+    widest_blocks,
+)
+from underhood.flash_attention.partial import (
+    Partial,
+    empty_partial,
+    finish,
+    merge,
+    partial_attention,
+)
+from underhood.flash_attention.passes import (
+    Step,
+    Stream,
+    delayed_attention,
+    naive_softmax,
+    one_pass_attention,
+    online_attention,
+    online_softmax,
+    online_steps,
+    safe_attention,
+    safe_softmax,
+)
+from underhood.flash_attention.reference import reference_attention, visible_keys
+from underhood.flash_attention.tiled import blocks, tile_kind, tiled_attention
+
+__all__ = [
+    "FastMemory",
+    "FastMemoryExceeded",
+    "Partial",
+    "Step",
+    "Stream",
+    "blocks",
+    "compile_kernel",
+    "delayed_attention",
+    "empty_partial",
+    "finish",
+    "flash_attention",
+    "keys_outside",
+    "merge",
+    "naive_softmax",
+    "one_pass_attention",
+    "online_attention",
+    "online_softmax",
+    "online_steps",
+    "paper_blocks",
+    "partial_attention",
+    "queries_outside",
+    "reference_attention",
+    "safe_attention",
+    "safe_softmax",
+    "standard_attention",
+    "tile_kind",
+    "tiled_attention",
+    "triton_mode",
+    "visible_keys",
+    "widest_blocks",
+]
