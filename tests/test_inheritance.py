@@ -527,6 +527,19 @@ def test_super_walks_the_order_of_the_instance() -> None:
         Super(B, A())
 
 
+def test_torch_does_what_the_chapter_says_of_it() -> None:
+    nn = pytest.importorskip("torch.nn")
+
+    class Forgetful(nn.Module):
+        def __init__(self, weight: Any) -> None:
+            self.size = 3
+            self.weight = weight
+
+    assert Forgetful(None).size == 3
+    with pytest.raises(AttributeError, match=r"before Module\.__init__"):
+        Forgetful(nn.Linear(1, 1))
+
+
 # ---- pictures --------------------------------------------------------------------
 
 
@@ -557,7 +570,7 @@ def test_the_merge_is_drawn_step_by_step() -> None:
         for each in ElementTree.fromstring(svg).iter()
         if each.get("font-weight") == "bold"
     ]
-    assert taken == ["B", "C", "A", "object"]
+    assert taken == ["B", "C", "A", "o"]
     assert texts_of(draw_merge("K", SERIOUS).svg).count("none") == 1
 
 

@@ -75,17 +75,22 @@ def draw_merge(name: str, bases: Hierarchy) -> Picture:
     """Draw the C3 merge for `name`, a row for each step.
 
     On the left what was taken, on the right what was left to merge: the head that is
-    taken is green, a head that is refused is red and struck through.
+    taken is green, a head that is refused is red and struck through. `object` is
+    written as `o`, unless a class has that name.
     """
     parents = list(bases[name]) or ["object"]
-    sequences = [*(linearize(parent, bases) for parent in parents), tuple(parents)]
+    root = "object" if "o" in bases else "o"
+    sequences = [
+        [root if each == "object" else each for each in sequence]
+        for sequence in [*(linearize(parent, bases) for parent in parents), parents]
+    ]
     titles = [*(f"L[{parent}]" for parent in parents), "bases"]
     steps = list(merge_steps(sequences))
     widths = [
         max(len(title), len(" ".join(sequence))) * LETTER + 26
         for title, sequence in zip(titles, sequences, strict=True)
     ]
-    first = 84.0
+    first = 24 + LETTER * max(5, *(len(step.taken or "none") for step in steps))
     parts = [_text(8, 22, "taken", size=13, anchor="start", faded=True)]
     x = first
     for title, column in zip(titles, widths, strict=True):
