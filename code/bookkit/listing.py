@@ -17,6 +17,8 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
+from bookkit.claims import inline_code
+
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -167,7 +169,7 @@ class listing_link(nodes.General, nodes.Element):
 
 def link_to_html(app: Any, node: nodes.Element, from_page: str) -> str:
     target = app.builder.get_relative_uri(from_page, node["path"].removesuffix(".py"))
-    caption = f" — {html.escape(node['caption'])}" if node["caption"] else ""
+    caption = f" — {inline_code(node['caption'])}" if node["caption"] else ""
     return (
         f'<p class="listing-head"><code>{html.escape(node["name"])}</code>{caption} '
         f'<a href="{target}#L-{node["line"]}">{html.escape(node["path"])}</a></p>'
