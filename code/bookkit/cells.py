@@ -36,10 +36,13 @@ class Page:
 def read_page(text: str) -> Page:
     """Read a page the way MyST-NB reads it before it executes the cells."""
     from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
+    from myst_parser.config.main import MdParserConfig
 
     if not is_myst_markdown_notebook(text):
         return Page({}, ())
-    notebook = read_myst_markdown_notebook(text, add_source_map=True)
+    # With colon fences, as in every Jupyter Book: a cell inside of one is none.
+    config = MdParserConfig(enable_extensions={"colon_fence"})
+    notebook = read_myst_markdown_notebook(text, config, add_source_map=True)
     lines = text.splitlines()
     cells: list[Cell] = []
     starts = notebook.metadata["source_map"]
