@@ -5,6 +5,7 @@ import random
 import sys
 import weakref
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -83,6 +84,47 @@ def test_random_programs_meet_what_they_are_to_test() -> None:
     assert any(
         o.calls and not o.died and o.operation.startswith("collect") for o in outcomes
     )
+
+
+def in_both_worlds(program: Callable[[Heap | Interpreter, list[str]], None]) -> None:
+    """Run `program(world, notes)` on the model and on the interpreter."""
+    in_model: list[str] = []
+    in_python: list[str] = []
+    program(Heap(enabled=False), in_model)
+    with Interpreter() as real:
+        program(real, in_python)
+    assert in_model == in_python != []
+
+
+def test_garbage_is_finalized_in_the_same_order() -> None:
+    """A list is traversed from its end, so b is rescued before a, and dies first."""
+
+    def program(world: Heap | Interpreter, notes: list[str]) -> None:
+        for name in "abc":
+            world.new(name, finalizer=lambda world, name: notes.append(name))
+        world.bind("x", "c")
+        for target in "abc":
+            world.link("c", target)
+        world.collect()
+        world.unbind("x")
+        world.collect()
+
+    in_both_worlds(program)
+
+
+def test_an_operation_holds_its_operands() -> None:
+    """A callback drops `a` in the middle of `a.remove(b)`; `a` dies at the end."""
+
+    def program(world: Heap | Interpreter, notes: list[str]) -> None:
+        world.new("a", finalizer=lambda world, name: notes.append(name))
+        world.new("b")
+        world.bind("x", "a")
+        world.link("a", "b")
+        world.weakref("told last", "b", lambda world, name: notes.append(name))
+        world.weakref("told first", "b", lambda world, name: world.unbind("x"))
+        world.unlink("a", "b")
+
+    in_both_worlds(program)
 
 
 @settings(max_examples=100, deadline=None)
