@@ -7,6 +7,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx.util.docutils import SphinxDirective
 
 WORDS_A_MINUTE = 220
@@ -48,11 +49,17 @@ def to_html(app: Any, node: nodes.Element, doctree: nodes.document, page: str) -
 
 
 def reading_minutes(doctree: nodes.document) -> int:
-    """Prose by its words, code by its lines; outputs and pictures come for free."""
+    """Prose by its words, code in sight by its lines; outputs come for free."""
     words = sum(len(text.astext().split()) for text in doctree.findall(nodes.paragraph))
+    hidden = {
+        block
+        for fold in doctree.findall(HideCodeCellNode)
+        for block in fold.findall(nodes.literal_block)
+    }
     lines = sum(
         block.astext().count("\n") + 1
         for block in doctree.findall(nodes.literal_block)
-        if "language" in block and block["language"] not in ("none", "myst-ansi")
+        if block.get("language") not in (None, "none", "myst-ansi")
+        and block not in hidden
     )
     return max(1, round(words / WORDS_A_MINUTE + lines / CODE_LINES_A_MINUTE))
