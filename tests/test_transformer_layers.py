@@ -1,11 +1,14 @@
 """Layers and stacks against `torch.nn`, the values that PyTorch publishes, counts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from underhood.transformer import (
+    RNN,
     LayerNorm,
     Transformer,
     TransformerDecoderLayer,
@@ -15,6 +18,7 @@ from underhood.transformer import (
     count_parameters,
     learning_rate,
 )
+from underhood.transformer.parity import cases, largest_error
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -214,3 +218,22 @@ def test_learning_rate():
 def test_arguments_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         TransformerEncoderLayer(**{"d_model": 8, "num_heads": 2} | options)
+
+
+@both_dtypes
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_the_parity_table(case, dtype):
+    assert largest_error(case, dtype, seed=7) < TOLERANCE[dtype]
+
+
+def test_the_parity_table_can_fail():
+    """A wrong weight in one of the two modules is seen."""
+    case = cases()[0]
+
+    class Broken(RNN):
+        def forward(self, x, state=None, lengths=None):
+            output, state = super().forward(x, state, lengths)
+            return output + 1e-3, state
+
+    broken = replace(case, ours=lambda: Broken(12, 8, 2, bidirectional=True))
+    assert largest_error(broken, torch.float64) > 1e-4

@@ -64,7 +64,8 @@ def attention_weights(
     """
     mask = _combined_mask(query, key, attn_mask, is_causal)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = query @ key.transpose(-2, -1) * scale  # (..., query_length, key_length)
+    # (..., query_length, key_length)
+    scores = query @ key.transpose(-2, -1) * scale
     if mask is None:
         return torch.softmax(scores, dim=-1)
     if mask.dtype == torch.bool:
@@ -72,8 +73,8 @@ def attention_weights(
     else:
         allowed = mask != -math.inf
         scores = scores + mask
-    # exp(-inf) / sum is 0 / 0 in a row without any key: give it finite scores, so that
-    # neither the output nor the gradient is NaN, and take its weights away afterwards.
+    # A row without any key would be 0 / 0: give it finite scores, so that neither
+    # output nor gradient is NaN, and take its weights away afterwards.
     empty = ~allowed.any(dim=-1, keepdim=True)
     scores = scores.masked_fill(~allowed, -math.inf).masked_fill(empty, 0.0)
     return torch.softmax(scores, dim=-1).masked_fill(empty, 0.0)
@@ -171,7 +172,8 @@ class MultiHeadAttention(nn.Module):
         """
         q = self._split(self._project(query, 0))
         if key_value is None:
-            key_value = self.project_key_value(query if key is None else key, value)
+            key = query if key is None else key
+            key_value = self.project_key_value(key, value)
         k, v = key_value
         mask = with_key_mask(attn_mask, key_mask)
         weights = attention_weights(q, k, mask, is_causal=is_causal)

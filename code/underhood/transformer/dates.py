@@ -59,10 +59,9 @@ SOURCE_LENGTH = 30  # longest: "wednesday, 30 september 1998", 28 characters
 def held_out(date: datetime.date, form: str) -> str | None:
     """Why this example is kept from training, or None when it is not.
 
-    "leap day": 29 February, in every form. "year": five whole years, in every form.
-    "month and form": May in the `ordinal` form and October in the `slashes` form, a
-    month and a form that are each seen often, but never together. "date": one date in
-    ten, by its number, in every form.
+    "leap day": 29 February, in every form. "year": five whole years, in every
+    form. "month and form": May as `ordinal` and October as `slashes`, each seen
+    often, but never together. "date": one date in ten, in every form.
     """
     if (date.month, date.day) == (2, 29):
         return "leap day"

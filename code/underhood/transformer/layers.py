@@ -139,8 +139,8 @@ class TransformerEncoderLayer(_Layer):
 class LayerCache:
     """What one decoder layer keeps while it writes a sequence token by token.
 
-    All four are (batch, num_heads, length, head_dim). The keys and values of the target
-    grow by one token with each step; those of the memory are computed once.
+    All four are (batch, num_heads, length, head_dim). Those of the target grow
+    with each step; those of the memory are computed once.
     """
 
     memory_key: Tensor

@@ -46,7 +46,11 @@ def sinusoidal_positions(
     return pairs.flatten(1).float()  # (length, d_model)
 
 
-def position_rotation(offset: int, d_model: int, base: float = 10000.0) -> Tensor:
+def position_rotation(
+    offset: int,
+    d_model: int,
+    base: float = 10000.0,
+) -> Tensor:
     """The matrix that turns position p into position p + offset, whatever p is.
 
     Returns:
@@ -55,6 +59,7 @@ def position_rotation(offset: int, d_model: int, base: float = 10000.0) -> Tenso
     """
     angles = offset * 2 * math.pi / wavelengths(d_model, base)
     cos, sin = angles.cos(), angles.sin()
-    # sin(a + b) = sin a cos b + cos a sin b;  cos(a + b) = cos a cos b - sin a sin b
+    # sin(a + b) = cos b sin a + sin b cos a
+    # cos(a + b) = -sin b sin a + cos b cos a
     blocks = torch.stack([cos, sin, -sin, cos], dim=-1).unflatten(-1, (2, 2))
     return torch.block_diag(*blocks)

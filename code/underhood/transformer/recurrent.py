@@ -24,7 +24,10 @@ Step = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 
 def rnn_step(
-    from_input: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None
+    from_input: Tensor,
+    state: State,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None,
 ) -> State:
     """One step of a plain RNN: `tanh(W_ih x + b_ih + W_hh h + b_hh)`.
 
@@ -39,7 +42,10 @@ def rnn_step(
 
 
 def lstm_step(
-    from_input: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None
+    from_input: Tensor,
+    state: State,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None,
 ) -> State:
     """One step of an LSTM; the rows of the weights are input, forget, cell, output.
 
@@ -58,7 +64,10 @@ def lstm_step(
 
 
 def gru_step(
-    from_input: Tensor, state: State, weight_hh: Tensor, bias_hh: Tensor | None
+    from_input: Tensor,
+    state: State,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None,
 ) -> State:
     """One step of a GRU; the rows of the weights are reset, update, new.
 
@@ -69,7 +78,8 @@ def gru_step(
     """
     (hidden,) = state
     reset_x, update_x, new_x = from_input.chunk(3, dim=-1)
-    reset_h, update_h, new_h = F.linear(hidden, weight_hh, bias_hh).chunk(3, dim=-1)
+    from_hidden = F.linear(hidden, weight_hh, bias_hh)  # (batch, 3 * hidden_size)
+    reset_h, update_h, new_h = from_hidden.chunk(3, dim=-1)
     reset = torch.sigmoid(reset_x + reset_h)
     update = torch.sigmoid(update_x + update_h)
     new = torch.tanh(new_x + reset * new_h)

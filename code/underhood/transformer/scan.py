@@ -32,10 +32,10 @@ def loop_recurrence(a: Tensor, b: Tensor) -> Tensor:
 
 
 def scan_recurrence(a: Tensor, b: Tensor) -> Tensor:
-    """The same states in ceil(log2 length) rounds, each over all positions at once.
+    """The same states in ceil(log2 length) rounds over all positions at once.
 
-    After the round with `reach`, entry t is the composition of the last `2 * reach`
-    steps up to t. Costs length * log2(length) work instead of length.
+    After the round with `reach`, entry t composes the `2 * reach` steps up to t.
+    Costs length * log2(length) work instead of length.
     """
     _check(a, b)
     length, reach = a.shape[1], 1
