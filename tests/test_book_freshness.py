@@ -42,6 +42,15 @@ def install(book: TinyBook, version: str) -> None:
     book.write(f"{folder}/RECORD", "fakelib.py,,\n")
 
 
+def test_pages_depend_on_what_they_import_of_bookkit_and_not_on_the_extension(
+    tmp_path: Path,
+) -> None:
+    graph = CodeGraph(ROOT, tmp_path)
+    modules, libraries = graph.reached_from({"bookkit.claim", "bookkit"})
+    assert modules == {"bookkit", "bookkit.claims", "bookkit.figures"}
+    assert "sphinx" not in libraries
+
+
 def test_nothing_changed_executes_and_writes_nothing(book: TinyBook) -> None:
     page = book.root / "_build/html/book/deep.html"
     written = page.stat().st_mtime_ns

@@ -430,6 +430,30 @@ def test_a_condition_that_fails_stops_as_in_pdb(tmp_path, kind):
     assert ours == expected
 
 
+@pytest.mark.parametrize("kind", DEBUGGERS)
+def test_out_of_a_breakpoint_into_a_file_without_one(tmp_path, kind, monkeypatch):
+    write_script(tmp_path, "far_away.py", "def g(x):\n    return x\n")
+    script = write_script(
+        tmp_path,
+        "near.py",
+        """
+        import far_away
+        def f(x):
+            y = far_away.g(x)
+            return y
+        f(1)
+        """,
+    )
+    monkeypatch.delitem(sys.modules, "far_away", raising=False)
+    session = run_pdb(script, ["b far_away.py:2", "c", "r", "s", "n"])
+    answers = iter(["continue", "return", "step", "next", "quit"])
+    debugger = kind(lambda stop, local: next(answers))
+    debugger.set_break(tmp_path / "far_away.py", 2)
+    assert debugger.run(script) == session.stops
+    assert session.stops[-1] == ("return", "near.py", 4, "f")
+    monkeypatch.delitem(sys.modules, "far_away")
+
+
 def random_program(rng: random.Random) -> str:
     """Functions that branch, loop, raise, catch, yield and call earlier ones."""
     lines: list[str] = []

@@ -19,7 +19,7 @@ only_build_toc_files: true
 execute: {{execute_notebooks: cache, timeout: 20, show_tb: false}}
 bibtex_bibfiles: [book/references.bib]
 sphinx:
-  local_extensions: {{bookkit: "{ROOT / "code"}"}}
+  local_extensions: {{bookkit.extension: "{ROOT / "code"}"}}
   config: {{suppress_warnings: [myst.domains], html_static_path: [book/_static]}}
 """
 
