@@ -1,0 +1,365 @@
+"""Decay, gates, the delta rule, and the Triton kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from underhood.linear_attention import (
+    compile_kernel,
+    delta_rule,
+    future_leak,
+    gated_linear_attention,
+    kernel_mode,
+    linear_attention,
+    recall_error,
+    retention,
+    triton_linear_attention,
+    wy_factor,
+)
+
+FORMS = ("quadratic", "recurrent", "chunked", "scan")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+needs_triton = pytest.mark.skipif(kernel_mode() == "none", reason="no Triton")
+
+
+def inputs(length: int, dim: int = 4, value_dim: int = 3, seed: int = 0) -> dict:
+    """Query, unit keys, values, gates and betas, float64."""
+    torch.manual_seed(seed)
+
+    def normal(*last: int) -> Tensor:
+        return torch.randn(1, 2, length, *last, dtype=torch.float64)
+
+    return {
+        "query": normal(dim),
+        "key": F.normalize(normal(dim), dim=-1),
+        "value": normal(value_dim),
+        "log_decay": F.logsigmoid(normal(dim) + 2),
+        "beta": 2 * normal().sigmoid(),
+    }
+
+
+def by_steps(
+    x: dict, gates: Tensor, beta: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """S <- (I - beta k kᵀ) diag(gate) S + beta k vᵀ, one matrix at a time."""
+    query, key, value = x["query"], x["key"], x["value"]
+    batch, heads, length, dim = key.shape
+    out = torch.zeros_like(value)
+    last = torch.zeros(batch, heads, dim, value.shape[-1], dtype=key.dtype)
+    for b in range(batch):
+        for h in range(heads):
+            state = last[b, h]
+            for t in range(length):
+                k, v = key[b, h, t], value[b, h, t]
+                strength = 1.0 if beta is None else beta[b, h, t]
+                state = torch.diag(gates[b, h, t].expand(dim)) @ state
+                if beta is not None:
+                    eye = torch.eye(dim, dtype=key.dtype)
+                    state = (eye - strength * torch.outer(k, k)) @ state
+                state = state + strength * torch.outer(k, v)
+                out[b, h, t] = state.T @ query[b, h, t]
+            last[b, h] = state
+    return out, last
+
+
+def qkv(x: dict) -> tuple[Tensor, Tensor, Tensor]:
+    return x["query"], x["key"], x["value"]
+
+
+def agree(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
+    return all(
+        torch.allclose(g, e, rtol=0, atol=1e-10)
+        for g, e in zip(got, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [1, 8, 21])
+def test_gates_per_dimension_are_the_steps(form: str, length: int) -> None:
+    x = inputs(length)
+    got = gated_linear_attention(*qkv(x), x["log_decay"], form=form, chunk_size=8)
+    assert agree(got, by_steps(x, x["log_decay"].exp()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_gate_per_head_is_the_steps(form: str) -> None:
+    x = inputs(21)
+    gate = x["log_decay"][..., :1]
+    got = gated_linear_attention(*qkv(x), gate, form=form, chunk_size=8)
+    assert agree(got, by_steps(x, gate.exp()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_retention_is_the_steps_and_its_published_decays(form: str) -> None:
+    x = inputs(21)
+    decay = torch.tensor([1 - 1 / 32, 1 - 1 / 64], dtype=torch.float64)
+    gates = decay[None, :, None, None].expand(1, 2, 21, 1)
+    got = retention(*qkv(x), form=form, chunk_size=8)
+    assert agree(got, by_steps(x, gates))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_decay_it_is_linear_attention(form: str) -> None:
+    x = inputs(21)
+    got, _ = gated_linear_attention(
+        *qkv(x), torch.zeros_like(x["log_decay"]), form=form, chunk_size=8
+    )
+    expected = linear_attention(
+        *qkv(x), feature_map="identity", causal=True, normalize=False
+    )
+    assert torch.allclose(got, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [1, 8, 21])
+def test_delta_rule_is_the_steps(form: str, length: int) -> None:
+    x = inputs(length)
+    ones = torch.ones(1, 2, length, 1, dtype=torch.float64)
+    got = delta_rule(*qkv(x), x["beta"], form=form, chunk_size=8)
+    assert agree(got, by_steps(x, ones, x["beta"]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gated_delta_rule_is_the_steps(form: str) -> None:
+    x = inputs(21)
+    gate = x["log_decay"][..., 0]
+    got = delta_rule(*qkv(x), x["beta"], gate, form=form, chunk_size=8)
+    assert agree(got, by_steps(x, gate.exp()[..., None], x["beta"]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    length=st.integers(2, 40),
+    cut=st.floats(0, 1),
+    chunk_size=st.integers(1, 48),
+    form=st.sampled_from(FORMS),
+    seed=st.integers(0, 99),
+)
+def test_descendants_may_be_split_anywhere(
+    length: int, cut: float, chunk_size: int, form: str, seed: int
+) -> None:
+    x = inputs(length, seed=seed)
+    at = min(max(1, round(cut * length)), length - 1)
+    options = {"form": form, "chunk_size": chunk_size}
+    runs = {
+        gated_linear_attention: (*qkv(x), x["log_decay"]),
+        delta_rule: (*qkv(x), x["beta"], x["log_decay"][..., 0]),
+    }
+    for function, sequences in runs.items():
+        whole = function(*sequences, **options)
+        head, state = function(*(s[:, :, :at] for s in sequences), **options)
+        tail, last = function(
+            *(s[:, :, at:] for s in sequences), initial_state=state, **options
+        )
+        assert agree((torch.cat([head, tail], 2), last), whole)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_the_descendants(form: str) -> None:
+    x = inputs(9)
+    for function, names in (
+        (gated_linear_attention, ("query", "key", "value", "log_decay")),
+        (delta_rule, ("query", "key", "value", "beta")),
+    ):
+        grads = []
+        for each in (form, "recurrent"):
+            leaves = [x[name].clone().requires_grad_() for name in names]
+            out, _ = function(*leaves, form=each, chunk_size=4)
+            out.square().sum().backward()
+            grads.append([leaf.grad for leaf in leaves])
+        assert agree(tuple(grads[0]), tuple(grads[1]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_descendants_are_causal(form: str) -> None:
+    def delta(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return delta_rule(q, F.normalize(k, dim=-1), v, k[..., 0] * 0 + 1, form=form)[0]
+
+    assert future_leak(lambda q, k, v: retention(q, k, v, form=form)[0]) == 0
+    # The triangular solver of a whole block may round differently.
+    assert future_leak(delta) < 1e-12
+
+
+def test_strong_decay_does_not_overflow() -> None:
+    x = inputs(64)
+    strong = torch.full_like(x["log_decay"], -50.0)  # exp(64 * 50) has no float64
+    for form in FORMS:
+        got = gated_linear_attention(*qkv(x), strong, form=form)
+        assert agree(got, by_steps(x, strong.exp()))
+
+
+def test_wy_factor_is_the_product() -> None:
+    x = inputs(12)
+    product = torch.eye(4, dtype=torch.float64)
+    key, beta = x["key"][0, 0], x["beta"][0, 0]
+    for k, b in zip(key, beta, strict=True):
+        product = (torch.eye(4, dtype=torch.float64) - b * torch.outer(k, k)) @ product
+    got = torch.eye(4, dtype=torch.float64) - key.T @ wy_factor(key, beta)
+    assert torch.allclose(got, product, rtol=0, atol=1e-10)
+
+
+def test_delta_rule_overwrites_what_it_is_told_again() -> None:
+    key = torch.zeros(1, 1, 2, 4)
+    key[..., 0] = 1.0  # the same key twice
+    value = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[None, None]
+    out, _ = delta_rule(key, key, value, torch.ones(1, 1, 2))
+    assert out[0, 0, 1].tolist() == [0.0, 1.0]
+    added, _ = gated_linear_attention(key, key, value, torch.zeros(1, 1, 2, 1))
+    assert added[0, 0, 1].tolist() == [1.0, 1.0]
+
+
+def test_delta_rule_recalls_better() -> None:
+    def delta(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        _, state = delta_rule(q, k, v, torch.ones(k.shape[:3]))
+        return q @ state
+
+    errors = [recall_error(delta, pairs, 32) for pairs in (8, 32, 128)]
+    assert errors == pytest.approx([0.37, 0.76, 1.21], abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"log_decay": torch.full((1, 2, 6, 4), 0.1)}, "log_decay"),
+        ({"log_decay": torch.full((1, 2, 6, 4), -torch.inf)}, "log_decay"),
+        ({"log_decay": torch.zeros(1, 2, 6, 3)}, "log_decay"),
+        ({"initial_state": torch.zeros(1, 2, 4, 9)}, "initial_state"),
+        ({"form": "auto"}, "form"),
+        ({"chunk_size": 0}, "chunk_size"),
+    ],
+)
+def test_gates_are_refused_by_name(change: dict, match: str) -> None:
+    x = inputs(6)
+    given_ = {name: x[name] for name in ("query", "key", "value", "log_decay")}
+    with pytest.raises(ValueError, match=match):
+        gated_linear_attention(**(given_ | change))
+
+
+def test_beta_and_decay_are_refused_by_name() -> None:
+    x = inputs(6)
+    with pytest.raises(ValueError, match="beta"):
+        delta_rule(*qkv(x), x["beta"][..., None])
+    with pytest.raises(ValueError, match="decay"):
+        retention(*qkv(x), decay=torch.ones(3))
+
+
+# The kernel
+
+
+def for_kernel(
+    length: int, dim: int, value_dim: int, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    torch.manual_seed(length)
+    shapes = [(1, 2, length, d) for d in (dim, dim, value_dim)]
+    return [torch.randn(shape).to(DEVICE, dtype) for shape in shapes]
+
+
+def relative_error(got: Tensor, exact: Tensor) -> float:
+    """The largest error, in units of the largest value."""
+    return ((got.double() - exact).abs().max() / exact.abs().max()).item()
+
+
+@needs_triton
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(
+    ("length", "dim", "value_dim"), [(1, 16, 16), (64, 16, 32), (97, 24, 72)]
+)
+def test_kernel_is_the_quadratic_form(
+    length: int, dim: int, value_dim: int, normalize: bool
+) -> None:
+    x = for_kernel(length, dim, value_dim)
+    exact = [each.double() for each in x]
+    expected, last = linear_attention(
+        *exact, causal=True, form="quadratic", normalize=normalize, return_state=True
+    )
+    got, state = triton_linear_attention(*x, normalize=normalize, chunk_size=32)
+    assert relative_error(got, expected) < 2e-6
+    assert relative_error(state.memory, last.memory) < 2e-6
+    assert relative_error(state.normalizer, last.normalizer) < 2e-6
+
+
+@needs_triton
+@pytest.mark.parametrize("length", [33, 64])
+def test_kernel_with_decay_is_retention(length: int) -> None:
+    x = for_kernel(length, 16, 16)
+    decay = torch.tensor([0.9, 1e-30], device=DEVICE)  # the second one underflows
+    got, state = triton_linear_attention(
+        *x, feature_map="identity", decay=decay, normalize=False, chunk_size=32
+    )
+    expected, last = retention(
+        *(each.double() for each in x), decay=decay, form="recurrent"
+    )
+    assert torch.allclose(got.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(state.memory.double(), last, rtol=1e-5, atol=1e-5)
+
+
+@needs_triton
+def test_kernel_takes_a_state() -> None:
+    x = for_kernel(50, 16, 16)
+    whole, last = triton_linear_attention(*x, chunk_size=16)
+    head, state = triton_linear_attention(
+        *(each[:, :, :23] for each in x), chunk_size=16
+    )
+    tail, end = triton_linear_attention(
+        *(each[:, :, 23:] for each in x), chunk_size=16, initial_state=state
+    )
+    assert torch.allclose(torch.cat([head, tail], 2), whole, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(end.memory, last.memory, rtol=1e-5, atol=1e-4)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
+)
+def test_kernel_in_half_precision(dtype: torch.dtype, tolerance: float) -> None:
+    x = for_kernel(70, 16, 16, dtype)
+    got, _ = triton_linear_attention(*x, chunk_size=32)
+    expected = linear_attention(*(each.double() for each in x), causal=True)
+    assert got.dtype == dtype
+    assert (got.double() - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@needs_triton
+def test_kernel_refuses() -> None:
+    x = for_kernel(16, 16, 16)
+    with pytest.raises(TypeError, match="float64"):
+        triton_linear_attention(*(each.double() for each in x))
+    with pytest.raises(RuntimeError, match="no_grad"):
+        triton_linear_attention(x[0].requires_grad_(), x[1], x[2])
+    x = for_kernel(16, 16, 16)
+    with pytest.raises(ValueError, match="chunk_size"):
+        triton_linear_attention(*x, chunk_size=48)
+    with pytest.raises(ValueError, match="decay"):
+        triton_linear_attention(*x, decay=torch.tensor([0.5, 1.5]))
+    with pytest.raises(ValueError, match="tokenwise"):
+        triton_linear_attention(*x, feature_map="efficient")
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_kernel_compiles_for_hopper(dtype: str) -> None:
+    found = compile_kernel(dtype, 64, decay=True)
+    assert 0 < found["shared_bytes"] < 227 * 1024
+    # Tensor cores multiply halves; float32 at full precision they cannot.
+    assert (found["wgmma"] + found["mma.sync"] > 0) == (dtype != "float32")
+
+
+def test_package_needs_no_triton() -> None:
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, underhood.linear_attention as la\n"
+        "x = torch.ones(1, 1, 3, 2)\n"
+        "assert la.linear_attention(x, x, x).shape == x.shape\n"
+        "assert 'triton.language' not in sys.modules\n"
+    )
+    environment = os.environ | {"PYTHONPATH": "code"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
