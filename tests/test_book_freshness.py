@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tinybook import TinyBook, cell
+from bookkit.freshness import CodeGraph
+from tinybook import ROOT, TinyBook, cell
 
 
 @pytest.fixture
