@@ -15,7 +15,7 @@ CODE_LINES_A_MINUTE = 30
 
 
 class chapter_node(nodes.General, nodes.Element):
-    """Stands for the facts until the page has been executed."""
+    """Stands for what is known once the page has been executed."""
 
 
 class ChapterDirective(SphinxDirective):
@@ -30,10 +30,19 @@ class ChapterDirective(SphinxDirective):
         for option in self.option_spec:
             if option not in self.options:
                 raise self.error(f"chapter: needs the option :{option}:")
-        return [chapter_node("", **self.options)]
+        title = html.escape(self.options["article"])
+        markup = f'<p class="chapter-article" lang="zh">{title}</p>'
+        article = nodes.raw("", markup, format="html")
+        needed, messages = self.state.inline_text(
+            self.options["prerequisites"], self.lineno
+        )
+        prerequisites = nodes.paragraph("", "", nodes.Text("Prerequisites: "), *needed)
+        facts = nodes.container("", prerequisites, chapter_node())
+        facts["classes"] = ["chapter-facts"]
+        return [article, facts, *messages]
 
 
-def to_html(app: Any, node: nodes.Element, doctree: nodes.document, page: str) -> str:
+def to_html(app: Any, doctree: nodes.document, page: str) -> str:
     ran = app.env.nb_metadata.get(page, {}).get("exec_data") or {}
     claims = app.env.bookkit_claims.get(page, [])
     facts = [
@@ -41,11 +50,7 @@ def to_html(app: Any, node: nodes.Element, doctree: nodes.document, page: str) -
         f"run time {ran.get('runtime') or 0.0:.1f} s",
         f"{len(claims)} claims hold",
     ]
-    return (
-        f'<p class="chapter-article" lang="zh">{html.escape(node["article"])}</p>'
-        f'<p class="chapter-facts">Prerequisites: {html.escape(node["prerequisites"])}'
-        f"<br>{' · '.join(facts)}</p>"
-    )
+    return f"<p>{' · '.join(facts)}</p>"
 
 
 def reading_minutes(doctree: nodes.document) -> int:

@@ -199,7 +199,7 @@ def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
     made = {
         ledger.ledger_node: lambda node: ledger.to_html(app, docname),
         environment.environment_node: lambda node: environment.to_html(app, docname),
-        chapter.chapter_node: lambda n: chapter.to_html(app, n, doctree, docname),
+        chapter.chapter_node: lambda _: chapter.to_html(app, doctree, docname),
         listing.listing_link: lambda n: listing.link_to_html(app, n, docname),
     }
     for kind, to_html in made.items():
