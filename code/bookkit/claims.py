@@ -66,7 +66,7 @@ class Claim:
             f'aria-label="Link to this claim">#</a>',
         ]
         if self.corrects:
-            said = f"The article says: {inline_code(self.corrects)}"
+            said = f"The article: {inline_code(self.corrects)}"
             parts.append(f'<span class="claim-corrects">{said}</span>')
         kind = f"claim claim-{self.kind}"
         return f'<p class="{kind}" id="{self.anchor}">{" ".join(parts)}</p>'

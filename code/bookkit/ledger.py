@@ -125,7 +125,7 @@ _TEMPLATE = _environment.from_string("""
 <td><a href="{{ chapter.uri }}#{{ claim.anchor }}">
 {{- claim.statement | code | safe }}</a>
 {%- if claim.corrects %}
-<div class="claim-corrects">The article says: {{ claim.corrects | code | safe }}</div>
+<div class="claim-corrects">The article: {{ claim.corrects | code | safe }}</div>
 {%- endif %}</td>
 <td data-label="measured">{{ claim.measured }}</td>
 <td data-label="expected">{{ claim.expected }}</td>
