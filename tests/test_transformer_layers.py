@@ -195,7 +195,9 @@ def test_the_base_model_of_the_paper():
     assert count_parameters(model) + 37_000 * 512 == 63_045_632
     assert base_parameter_count() == 63_045_632
     with torch.device("meta"):
-        assert count_parameters(Transformer()) == count_parameters(nn.Transformer())
+        assert count_parameters(Transformer()) == count_parameters(
+            nn.Transformer(batch_first=True)
+        )
 
 
 def test_learning_rate():
