@@ -9,7 +9,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from underhood.linear_attention import relatives
+from underhood.linear_attention import picture, relatives
 from underhood.linear_attention.ahead_of_time import compile_kernel
 from underhood.linear_attention.definition import attention_by_definition
 from underhood.linear_attention.delta import delta_rule, wy_factor
@@ -49,6 +49,7 @@ __all__ = [
     "kernel_mode",
     "linear_attention",
     "peak_bytes",
+    "picture",
     "recall_error",
     "relatives",
     "retention",
