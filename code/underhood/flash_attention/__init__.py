@@ -39,6 +39,7 @@ from underhood.flash_attention.passes import (
     safe_attention,
     safe_softmax,
 )
+from underhood.flash_attention.picture import draw_merge_orders
 from underhood.flash_attention.reference import reference_attention, visible_keys
 from underhood.flash_attention.tiled import blocks, tile_kind, tiled_attention
 
@@ -51,6 +52,7 @@ __all__ = [
     "blocks",
     "compile_kernel",
     "delayed_attention",
+    "draw_merge_orders",
     "empty_partial",
     "finish",
     "flash_attention",

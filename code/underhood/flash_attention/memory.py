@@ -179,7 +179,7 @@ def queries_outside(
 
 
 def widest_blocks(
-    capacity: int, head_dim: int, *, block_k: int = 16
+    capacity: int, head_dim: int, *, block_k: int = 32
 ) -> tuple[int, int]:
     """(block_q, block_k) for `queries_outside`: as many queries as have room.
 
