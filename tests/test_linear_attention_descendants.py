@@ -363,3 +363,24 @@ def test_package_needs_no_triton() -> None:
     )
     environment = os.environ | {"PYTHONPATH": "code"}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+@needs_triton
+@pytest.mark.skipif(DEVICE == "cuda", reason="the compiler has its GPU")
+def test_triton_imported_too_early_is_explained() -> None:
+    script = (
+        "import torch, triton, underhood.linear_attention as la\n"
+        "x = torch.ones(1, 1, 16, 16)\n"
+        "try:\n    la.triton_linear_attention(x, x, x)\n"
+        "except RuntimeError as error:\n    print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": "code"}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "import this package first" in done.stdout

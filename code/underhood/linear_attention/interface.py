@@ -158,7 +158,8 @@ def triton_linear_attention(
         The output in the dtype of `query`, and the last state in float32.
 
     Raises:
-        RuntimeError: there is no Triton here, or a gradient is asked for.
+        RuntimeError: there is no Triton here, it was imported too early for the
+            interpreter, or a gradient is asked for.
         ValueError, TypeError: arguments that do not fit.
     """
     check_sequences(query, key, value, causal=True)
@@ -185,8 +186,13 @@ def triton_linear_attention(
     if initial_state is not None:
         initial(initial_state.memory, features[1], value)
 
-    from underhood.linear_attention.kernel import launch
+    from underhood.linear_attention.kernel import interpreted, launch
 
+    if kernel_mode() == "interpreter" and not interpreted():
+        raise RuntimeError(
+            "triton was imported before underhood.linear_attention, so it compiles "
+            "and finds no GPU: import this package first, or set TRITON_INTERPRET=1"
+        )
     dtype = query.dtype
     if kernel_mode() == "interpreter" and dtype == torch.bfloat16:
         # The interpreter keeps bfloat16 as integers and adds those.

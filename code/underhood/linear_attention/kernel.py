@@ -86,6 +86,12 @@ def chunked_forward(
     tl.store(last_normalizer_ptr + normalizer_offsets, normalizer, mask=first)
 
 
+def interpreted() -> bool:
+    """Whether Triton, when it was imported, was told to interpret."""
+    # tl.cdiv is itself a jitted function, made when triton.language was imported.
+    return not isinstance(tl.cdiv, triton.JITFunction)
+
+
 def constants(
     num_features: int,
     value_dim: int,
