@@ -220,8 +220,9 @@ def _finish(app: Any, exception: Exception | None) -> None:
     if log.failures:
         app.statuscode = 1
         count = len([page for page in log.pages() if page])
-        LOGGER.info(f"\nThis book is not true: {count} page(s) to mend.")
-        LOGGER.info(log.report())
+        # As an error, because `--quiet` drops what is only information.
+        LOGGER.error(f"\nThis book is not true: {count} page(s) to mend.")
+        LOGGER.error(log.report())
 
 
 def _fail(message: str, docname: str, line: int) -> None:
