@@ -381,3 +381,13 @@ def test_dtypes_must_be_one_and_floating() -> None:
         linear_attention(q, q, q.double())
     with pytest.raises(TypeError, match="query"):
         linear_attention(q.int(), q.int(), q.int())
+
+
+def test_relatives_refuse_what_does_not_divide() -> None:
+    q, k, v = inputs(10, 4, 4)
+    with pytest.raises(ValueError, match="length"):
+        relatives.pooled_attention(q, k, v, stride=4)
+    with pytest.raises(ValueError, match="length"):
+        relatives.lsh_attention(q, v, num_buckets=4, chunk_size=4)
+    with pytest.raises(ValueError, match="num_buckets"):
+        relatives.lsh_attention(q, v, num_buckets=3, chunk_size=5)

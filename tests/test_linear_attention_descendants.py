@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from underhood.linear_attention import (
     wy_factor,
 )
 
+CODE = str(Path(__file__).parents[1] / "code")
 FORMS = ("quadratic", "recurrent", "chunked", "scan")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_triton = pytest.mark.skipif(kernel_mode() == "none", reason="no Triton")
@@ -361,7 +363,7 @@ def test_package_needs_no_triton() -> None:
         "assert la.linear_attention(x, x, x).shape == x.shape\n"
         "assert 'triton.language' not in sys.modules\n"
     )
-    environment = os.environ | {"PYTHONPATH": "code"}
+    environment = os.environ | {"PYTHONPATH": CODE}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
@@ -374,7 +376,7 @@ def test_triton_imported_too_early_is_explained() -> None:
         "try:\n    la.triton_linear_attention(x, x, x)\n"
         "except RuntimeError as error:\n    print(error)\n"
     )
-    environment = os.environ | {"PYTHONPATH": "code"}
+    environment = os.environ | {"PYTHONPATH": CODE}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
         [sys.executable, "-c", script],

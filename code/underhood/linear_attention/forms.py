@@ -46,7 +46,7 @@ def scan(
     query: Tensor, key: Tensor, value: Tensor, state: Tensor, *, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """All states at once, by a running sum: no loop, n states in memory."""
-    updates = key[..., :, None] * value[..., None, :]  # (b, h, length, m, value_dim)
+    updates = key[..., :, None] * value[..., None, :]  # (b, h, n, m, dv)
     if not causal:
         state = state + updates.sum(2)
         return query @ state, state
@@ -89,7 +89,8 @@ def in_chunks(
         sequences: each (batch, heads, length, ...).
     """
     outputs = []
-    for chunk in zip(*(each.split(chunk_size, 2) for each in sequences), strict=True):
+    pieces = (each.split(chunk_size, 2) for each in sequences)
+    for chunk in zip(*pieces, strict=True):
         out, state = form(*chunk, state)
         outputs.append(out)
     return torch.cat(outputs, 2), state

@@ -30,7 +30,7 @@ def svg(width: int, height: int, parts: list[str]) -> str:
     )
 
 
-def draw_orders(n: int = 110, d: int = 30) -> str:
+def draw_orders(n: int = 110, d: int = 34) -> str:
     """(Q Kᵀ) V beside Q (Kᵀ V): what is large in between."""
     top, gap = 26, 12
     parts = [text('x="166" y="16"', "(Q Kᵀ) V", 15)]
@@ -48,8 +48,10 @@ def draw_orders(n: int = 110, d: int = 30) -> str:
     x = 10 + 2 * d + 3 * gap + n
     parts.append(text(f'x="{x + 4}" y="{low + 55}"', "="))
     parts.append(box(x + 4 + gap, low, d, n, BLUE, "Q"))
-    parts.append(box(x + 4 + 2 * gap + d, low, d, d, GREEN, "d×d"))
-    return svg(340, low + n + 8, parts)
+    parts.append(box(x + 4 + 2 * gap + d, low, d, d, GREEN, ""))
+    middle = f'x="{x + 4 + 2 * gap + 1.5 * d}" y="{low + d / 2 + 4}"'
+    parts.append(text(middle, "d × d", 11))
+    return svg(350, low + n + 8, parts)
 
 
 def draw_chunks(chunks: int = 4, size: int = 58) -> str:

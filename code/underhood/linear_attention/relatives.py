@@ -23,6 +23,12 @@ def masked_attention(
     return weights.nan_to_num(0.0) @ value
 
 
+def check_divisible(name: str, given: int, by: int) -> None:
+    """Raises ValueError if `by` does not divide it."""
+    if given % by:
+        raise ValueError(f"{name}: got {given}, allowed are multiples of {by}")
+
+
 def local_pattern(length: int, window: int, *, causal: bool = False) -> Tensor:
     """Query i sees the keys less than `window` away: (length, length)."""
     age = torch.arange(length)[:, None] - torch.arange(length)
@@ -50,11 +56,14 @@ def lsh_attention(
     """One round of Reformer: hash, sort, attend within neighboring chunks.
 
     Queries are the keys, too (unit length as keys). A token attends to its own and
-    the previous chunk of the sorted order.
+    the previous chunk of the sorted order. The paper lets it see itself only if it sees
+    nothing else; here it always does.
 
     Source: Kitaev et al. (2020), Reformer, section 2; one hash round.
     """
     batch, heads, length, dim = query.shape
+    check_divisible("length", length, chunk_size)
+    check_divisible("num_buckets", num_buckets, 2)
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.randn(dim, num_buckets // 2, generator=generator).to(query)
     rotated = query @ rotation
@@ -93,7 +102,8 @@ def linformer_attention(
     Args:
         projection: (m, length), learned in the paper; the length is fixed with it.
     """
-    return F.scaled_dot_product_attention(query, projection @ key, projection @ value)
+    key, value = projection @ key, projection @ value  # m of each
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 def pooled_attention(
@@ -104,6 +114,7 @@ def pooled_attention(
     With `causal` a query sees the blocks that have ended; the first ones see none.
     """
     length = key.shape[2]
+    check_divisible("length", length, stride)
     pooled_key = key.unflatten(2, (-1, stride)).mean(3)
     pooled_value = value.unflatten(2, (-1, stride)).mean(3)
     last = torch.arange(stride - 1, length, stride)  # of each block
