@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -108,7 +110,7 @@ def test_float16(backend: str, lengths: tuple[int, int], causal: bool) -> None:
 def test_bfloat16(backend: str) -> None:
     tensors = inputs(97, 130, 64, torch.bfloat16)
     if backend == "triton" and MODE == "interpreter":
-        with pytest.raises(ValueError, match="bfloat16, which Triton's interpreter"):
+        with pytest.raises(ValueError, match="bfloat16, wrong in Triton's interpreter"):
             flash_attention(*tensors, backend=backend)
         return
     output = flash_attention(*tensors, causal=True, backend=backend)
@@ -334,6 +336,19 @@ def test_without_triton_all_but_the_kernel_works() -> None:
         .splitlines()[-1]
         .startswith('ModuleNotFoundError: backend: "triton" needs the package triton')
     )
+
+
+def test_the_kernel_file_stands_alone() -> None:
+    """A reader can copy it: it imports torch and triton and nothing of ours."""
+    with open(find_spec("underhood.flash_attention.kernel").origin) as file:
+        tree = ast.parse(file.read())
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.partition(".")[0])
+    assert imported == {"__future__", "torch", "triton"}
 
 
 @needs_triton

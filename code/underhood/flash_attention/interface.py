@@ -142,8 +142,8 @@ def _check_kernel_can(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
     if mode == "interpreter" and query.dtype == torch.bfloat16:
         raise ValueError(
-            "query: got torch.bfloat16, which Triton's interpreter computes wrongly; "
-            "use float32 or float16 there"
+            "query: got torch.bfloat16, wrong in Triton's interpreter; "
+            "use float32 or float16"
         )
     if mode == "gpu" and not query.is_cuda:
         raise ValueError(
