@@ -48,7 +48,7 @@ $(NODE_STAMP): package-lock.json
 	  else echo "No npm found: the tests skip CPython in WebAssembly (install Node.js 18 or later to run them)."; fi
 
 unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
-	$(BIN)/pytest tests --ignore=tests/site
+	$(BIN)/pytest tests --ignore=tests/site --numprocesses auto --dist worksteal
 
 site-tests: book ## tests of the site that was built
 	$(BIN)/pytest tests/site
