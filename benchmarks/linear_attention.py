@@ -10,6 +10,7 @@ compared are medians of the ratios within a round.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,10 @@ def main() -> None:
             print(2**exponent, f"{deadline - time.monotonic():.0f} s left", flush=True)
     names = dict.fromkeys(row["method"] for row in rows)
     versions = {"python": platform.python_version(), "torch": torch.__version__}
+    if given.device == "cuda":
+        for package in ("triton", "flash-linear-attention"):
+            with contextlib.suppress(PackageNotFoundError):
+                versions[package] = version(package)
     command = "python benchmarks/linear_attention.py"
     if given.device != "cpu":
         command += f" --device {given.device}"
