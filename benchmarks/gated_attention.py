@@ -1,6 +1,7 @@
 """GAU, FLASH and a Transformer layer: speed by length, and a longer training.
 
     PYTHONPATH=code python benchmarks/gated_attention.py [--steps N]
+    PYTHONPATH=code python benchmarks/gated_attention.py --part speed
 
 Methods take turns in each round; the fastest of the rounds counts. One thread. Writes
 benchmarks/results/cpu/gated_attention.json.
@@ -72,24 +73,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--part", choices=("both", "speed", "training"), default="both")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    path = ROOT / "benchmarks" / "results" / "cpu" / "gated_attention.json"
+    parts = ("speed", "training") if options.part == "both" else (options.part,)
+    stored = json.loads(path.read_text())["data"] if options.part != "both" else {}
+    # Each part says when and how it was measured; the record, how the last was.
+    origin = {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", "benchmarks/gated_attention.py", *sys.argv[1:]]),
+    }
+    data = stored | {f"{part} from": origin for part in parts}
+    if "speed" in parts:
+        data["speed"] = speed(options.rounds)
+    if "training" in parts:
+        data |= {"steps": options.steps, "training": longer(options.steps)}
     record = {
         "device": "2 CPU cores, Linux x86_64",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/gated_attention.py", *sys.argv[1:]]),
-        "data": {
-            "speed": speed(options.rounds),
-            "steps": options.steps,
-            "training": longer(options.steps),
-        },
+        **origin,
+        "data": data,
     }
-    path = ROOT / "benchmarks" / "results" / "cpu" / "gated_attention.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record["data"]["speed"], indent=1))  # type: ignore[index]
+    print(json.dumps(data["speed"], indent=1))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ def apply_rope(x: Tensor, base: float = 10000.0) -> Tensor:
 class PerDimAffine(nn.Module):
     """Several cheap views of one tensor: γ z + β, feature by feature.
 
+    γ starts near 1, so that short trainings begin with attention at work; the paper's
+    code starts it near 0.
+
     Args:
         views: how many. s: features of z.
     """
