@@ -138,27 +138,21 @@ def read_npz(path: Path | str) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         WeightsError: the file is no npz, or an array is cut short or holds objects.
     """
-    path = Path(path)
-    if not zipfile.is_zipfile(path.open("rb")):
-        raise WeightsError(f"{path}: not an npz file, or cut short")
+    path, where = Path(path), ""
     tensors = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                tensors[key] = _read_array(path, key, arrays)
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"{path}: {error}") from error
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise WeightsError(f"{path}: not an npz file, or cut short")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    where = f"{key}: "
+                    # numpy refuses arrays of objects, which it would have to unpickle.
+                    tensors[key] = torch.from_numpy(arrays[key])
+        # A damaged file raises anything from zlib.error to tokenize.TokenError here.
+        except Exception as error:
+            raise WeightsError(f"{path}: {where}{error}") from error
     return tensors
-
-
-def _read_array(path: Path, key: str, arrays: Mapping[str, Any]) -> Tensor:
-    try:
-        return torch.from_numpy(arrays[key])
-    except (zipfile.BadZipFile, EOFError, ValueError, TypeError, OSError) as error:
-        # An array of objects would have to be unpickled: numpy refuses, and so do we.
-        raise WeightsError(f"{path}: {key}: {error}") from error
-    except zipfile.zlib.error as error:  # type: ignore[attr-defined]
-        raise WeightsError(f"{path}: {key}: {error}") from error
 
 
 def check_weights(
