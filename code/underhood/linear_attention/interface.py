@@ -17,7 +17,12 @@ from underhood.linear_attention.checks import (
 )
 from underhood.linear_attention.feature_maps import FeatureMap, resolve
 
-FORMS = ("auto", "quadratic", "recurrent", "chunked", "scan")
+RUN: dict[str, forms.Form] = {
+    "quadratic": forms.quadratic,
+    "recurrent": forms.recurrent,
+    "chunked": forms.chunked,
+    "scan": forms.scan,
+}
 
 
 class State(NamedTuple):
@@ -73,7 +78,7 @@ def linear_attention(
     Source: Katharopoulos et al. (2020), Transformers are RNNs, eqs. 4 to 12.
     """
     check_sequences(query, key, value, causal=causal)
-    check_choice("form", form, FORMS)
+    check_choice("form", form, ("auto", *RUN))
     check_chunk_size(chunk_size)
     phi = resolve(feature_map, query.shape[-1])
     if not phi.tokenwise and (causal or initial_state is not None or return_state):
@@ -88,17 +93,8 @@ def linear_attention(
     # A column of ones beside the values: its output is the sum of the weights.
     value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
     state = initial(_joined(initial_state), key, value)
-    if form == "chunked":
-        out, state = forms.chunked(
-            query, key, value, state, causal=causal, chunk_size=chunk_size
-        )
-    else:
-        run = {
-            "quadratic": forms.quadratic,
-            "recurrent": forms.recurrent,
-            "scan": forms.scan,
-        }[form]
-        out, state = run(query, key, value, state, causal=causal)
+    options = {"chunk_size": chunk_size} if form == "chunked" else {}
+    out, state = RUN[form](query, key, value, state, causal=causal, **options)
 
     out, total = out[..., :-1], out[..., -1:]
     if normalize:
@@ -163,18 +159,7 @@ def triton_linear_attention(
         ValueError, TypeError: arguments that do not fit.
     """
     check_sequences(query, key, value, causal=True)
-    check_choice("chunk_size", str(chunk_size), ("16", "32", "64", "128"))
-    if query.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise TypeError(
-            f"query: got {query.dtype}, allowed are float16, bfloat16, float32"
-        )
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
-        raise RuntimeError("the kernel has no backward: call it under torch.no_grad()")
-    heads = query.shape[1]
-    if decay is not None and (
-        decay.shape != (heads,) or not bool(((decay > 0) & (decay <= 1)).all())
-    ):
-        raise ValueError(f"decay: allowed is shape ({heads},), above 0 and up to 1")
+    check_for_kernel(query, key, value, decay, chunk_size)
     if kernel_mode() == "none":
         raise RuntimeError("triton is not installed (it exists for Linux only)")
     phi = resolve(feature_map, query.shape[-1])
@@ -201,3 +186,21 @@ def triton_linear_attention(
         *features, value, decay, initial_state, normalize, chunk_size
     )
     return out.to(dtype), State(memory, normalizer)
+
+
+def check_for_kernel(
+    query: Tensor, key: Tensor, value: Tensor, decay: Tensor | None, chunk_size: int
+) -> None:
+    """What the kernel asks for beside `check_sequences`."""
+    check_choice("chunk_size", str(chunk_size), ("16", "32", "64", "128"))
+    if query.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise TypeError(
+            f"query: got {query.dtype}, allowed are float16, bfloat16, float32"
+        )
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+        raise RuntimeError("the kernel has no backward: call it under torch.no_grad()")
+    heads = query.shape[1]
+    if decay is not None and (
+        decay.shape != (heads,) or not bool(((decay > 0) & (decay <= 1)).all())
+    ):
+        raise ValueError(f"decay: allowed is shape ({heads},), above 0 and up to 1")
