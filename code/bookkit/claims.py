@@ -122,60 +122,70 @@ def claim(
             chapter, nothing to compare, or a value that cannot be compared.
     """
     statement = " ".join(statement.split())
-    if not statement:
-        raise ValueError("statement: empty; a claim must say what it claims")
-    if statement in _stated:
-        raise ValueError(f"statement: claimed twice in this chapter: {statement!r}")
-    has_expected = expected is not _MISSING
-    has_measured = measured is not _MISSING
-    bounds = below is not None or above is not None
-    ways = has_expected + bounds + (holds is not None)
-    if ways > 1:
-        raise ValueError("give one of `expected`, `below`/`above`, `holds`")
-    if ways == 0 and not (cited and not has_measured):
-        raise ValueError(
-            "nothing to compare: give `expected`, `below`, `above` or `holds`, "
-            "or `cited` alone"
-        )
-    if (has_expected or bounds) and not has_measured:
-        raise ValueError("`expected`, `below` and `above` need `measured`")
-    if (rel or abs) and not has_expected:
+    ways = (expected is not _MISSING) + bool(below is not None or above is not None)
+    ways += holds is not None
+    _check_arguments(statement, ways, measured, holds, cited)
+    if (rel or abs) and expected is _MISSING:
         raise ValueError("`rel` and `abs` need `expected`")
 
-    found = _plain(measured, "measured") if has_measured else None
+    found = None if measured is _MISSING else _plain(measured, "measured")
     if holds is not None:
         true, relation = _as_bool(holds), "holds"
-    elif has_expected:
+    elif expected is not _MISSING:
         wanted = _plain(expected, "expected")
         true = _close(found, wanted, rel, abs)
         relation = f"= {_show(wanted)}" + _tolerance(rel, abs)
-    elif bounds:
-        number = _as_number(found, "measured")
-        low = -math.inf if above is None else _as_number(above, "above")
-        high = math.inf if below is None else _as_number(below, "below")
-        # NaN compares false with everything, so it holds under no bound.
-        true = (above is None or number > low) and (below is None or number < high)
-        relation = " and ".join(
-            [f"> {_show(low)}"] * (above is not None)
-            + [f"< {_show(high)}"] * (below is not None)
-        )
+    elif ways:
+        true, relation = _within(found, below, above)
     else:
         true, relation = True, ""
 
     made = Claim(
         statement=statement,
         kind="recorded" if recorded else "measured" if ways else "cited",
-        measured=_show(found) if has_measured else "",
+        measured="" if measured is _MISSING else _show(found),
         expected=relation,
         corrects=" ".join(corrects.split()),
         source=recorded.path if recorded else cited,
         anchor=anchor_of(statement),
     )
     if not true:
-        found_text = made.evidence() if holds is None else "it does not hold"
-        raise ClaimFailed(f"{statement}\n  {found_text}")
+        why = made.evidence() if holds is None else "it does not hold"
+        raise ClaimFailed(f"{statement}\n  {why}")
     _stated.add(statement)
     _publish(made)
+
+
+def _check_arguments(
+    statement: str, ways: int, measured: Any, holds: Any, cited: str
+) -> None:
+    """Refuse what is no claim; `ways` counts the conditions that were given."""
+    if not statement:
+        raise ValueError("statement: empty; a claim must say what it claims")
+    if statement in _stated:
+        raise ValueError(f"statement: claimed twice in this chapter: {statement!r}")
+    if ways > 1:
+        raise ValueError("give one of `expected`, `below`/`above`, `holds`")
+    if ways == 0 and not (cited and measured is _MISSING):
+        raise ValueError(
+            "nothing to compare: give `expected`, `below`, `above` or `holds`, "
+            "or `cited` alone"
+        )
+    if ways and holds is None and measured is _MISSING:
+        raise ValueError("`expected`, `below` and `above` need `measured`")
+
+
+def _within(found: Any, below: float | None, above: float | None) -> tuple[bool, str]:
+    """Strict bounds, and how they read. NaN is within none: it compares false."""
+    number = _as_number(found, "measured")
+    true, relations = True, []
+    if above is not None:
+        true = true and number > _as_number(above, "above")
+        relations.append(f"> {_show(above)}")
+    if below is not None:
+        true = true and number < _as_number(below, "below")
+        relations.append(f"< {_show(below)}")
+    return true, " and ".join(relations)
 
 
 def recorded(path: str) -> Record:
