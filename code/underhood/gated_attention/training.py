@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ class LanguageModel(nn.Module):
     Args:
         kind: one of `KINDS`. d_model: features. layers: pairs of sublayers.
         s: features of query and key of the units. chunk_size: of FLASH.
+        embedding_std: of the embedding at the start; None: 1 / √d_model.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class LanguageModel(nn.Module):
         layers: int = 1,
         s: int = 32,
         chunk_size: int = 32,
+        embedding_std: float | None = None,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(256, d_model)
-        nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
+        std = d_model**-0.5 if embedding_std is None else embedding_std
+        nn.init.normal_(self.embedding.weight, std=std)
         parts = [sublayers(kind, d_model, s, chunk_size) for _ in range(layers)]
         self.sublayers = nn.ModuleList(part for pair in parts for part in pair)
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in self.sublayers)
@@ -130,7 +134,7 @@ def train(
     batch: int = 8,
     length: int = 128,
     learning_rate: float = 4e-3,
-    **options: int,
+    **options: Any,
 ) -> Run:
     """Train a `LanguageModel` with Adam; the rate rises over 10% and falls to 0.
 
