@@ -152,9 +152,8 @@ def test_groups_are_heads_with_shared_keys_and_values(kv_heads):
     assert gap(grouped(x), as_full(grouped, 8, kv_heads)(x)) < 1e-13
 
 
-def test_full_groups_without_turning_equal_multi_head_attention():
-    """At an enormous base only the first pair turns; at length 1 nothing does."""
-    ours = GroupedQueryAttention(24, 6, 6).double()
+def test_full_groups_equal_multi_head_attention():
+    ours = GroupedQueryAttention(24, 6, 6, base=None).double()
     theirs = MultiHeadAttention(24, 6, bias=False).double()
     parts = [ours.q_proj.weight, ours.k_proj.weight, ours.v_proj.weight]
     theirs.load_state_dict(
@@ -163,7 +162,7 @@ def test_full_groups_without_turning_equal_multi_head_attention():
             "out_proj.weight": ours.o_proj.weight,
         }
     )
-    x = torch.randn(4, 1, 24, dtype=DOUBLE)
+    x = torch.randn(4, 7, 24, dtype=DOUBLE)
     assert gap(ours(x), theirs(x, is_causal=True)[0]) < 1e-13
 
 

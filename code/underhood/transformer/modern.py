@@ -110,7 +110,7 @@ class GroupedQueryAttention(nn.Module):
             multi-query attention.
         head_dim: None: d_model / num_heads.
         qk_norm: RMSNorm on each query and each key, before they are rotated.
-        base: of the rotary angles.
+        base: of the rotary angles; None: nothing is rotated ("NoPE").
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class GroupedQueryAttention(nn.Module):
         head_dim: int | None = None,
         *,
         qk_norm: bool = False,
-        base: float = 10000.0,
+        base: float | None = 10000.0,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
@@ -160,10 +160,11 @@ class GroupedQueryAttention(nn.Module):
         )  # (batch, num_heads or num_kv_heads, length, head_dim)
         if self.qk_norm:
             query, key = self.q_norm(query), self.k_norm(key)
-        start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + x.shape[1], device=x.device)
-        angles = rotary_angles(positions, self.head_dim, self.base)
-        query, key = rotate(query, angles), rotate(key, angles)
+        if self.base is not None:
+            start = 0 if cache is None else cache.length
+            positions = torch.arange(start, start + x.shape[1], device=x.device)
+            angles = rotary_angles(positions, self.head_dim, self.base)
+            query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
             key, value = cache.append(key, value)
         # Query heads 0 … group_size - 1 read key and value head 0, and so on.
@@ -186,7 +187,7 @@ class DecoderBlock(nn.Module):
         *,
         head_dim: int | None = None,
         qk_norm: bool = False,
-        base: float = 10000.0,
+        base: float | None = 10000.0,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
