@@ -30,11 +30,11 @@ def mixed_chunk_attention(
     causal: bool = False,
     key_mask: Tensor | None = None,
 ) -> Tensor:
-    """Quadratic attention inside each chunk, plus linear attention across chunks.
+    """Quadratic attention inside each chunk, plus linear attention across them.
 
-    The linear part averages over all real keys or, when causal, over those of the
-    chunks before. In chunk g that is (g - 1) chunk_size of them without padding, and
-    none in the first chunk, where the term is dropped.
+    The linear part averages over all real keys or, when causal, over those of
+    the chunks before. In chunk g that is (g - 1) chunk_size of them without
+    padding, and none in the first chunk, where the term is dropped.
 
     Args:
         quad_query, quad_key, lin_query, lin_key: (batch, length, s).
@@ -55,7 +55,7 @@ def mixed_chunk_attention(
         key_mask = value.new_ones(batch, length, dtype=torch.bool)
     tensors = (quad_query, quad_key, lin_query, lin_key, value)
     q, k, lin_q, lin_k, v = (_chunks(t, chunk_size) for t in tensors)
-    # (batch, chunks, chunk_size); what fills the last chunk up is no real token
+    # (batch, chunks, chunk_size); what fills the last chunk is no real token
     real = _chunks(key_mask[..., None], chunk_size)[..., 0]
 
     allowed = real[:, :, None, :]
@@ -63,8 +63,8 @@ def mixed_chunk_attention(
         allowed = allowed & causal_mask(chunk_size, device=v.device)
     local = attention_matrix(q, k, kernel, allowed) @ v
 
-    # One s × e state and one count for each chunk: never one for each position.
-    state = (lin_k * real[..., None]).transpose(-2, -1) @ v  # (batch, chunks, s, e)
+    # One state for each chunk, not for each position: (batch, chunks, s, e)
+    state = (lin_k * real[..., None]).transpose(-2, -1) @ v
     count = real.sum(dim=-1)[..., None, None]  # (batch, chunks, 1, 1)
     if causal:
         # What came before: the running sum, without the chunk itself.

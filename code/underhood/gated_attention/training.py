@@ -136,7 +136,7 @@ def train(
     learning_rate: float = 4e-3,
     **options: Any,
 ) -> Run:
-    """Train a `LanguageModel` with Adam; the rate rises over 10% and falls to 0.
+    """Train a `LanguageModel` with Adam; the rate rises over 10%, falls to 0.
 
     The same seed draws the same windows for every kind.
 
@@ -149,12 +149,14 @@ def train(
     torch.manual_seed(seed)
     model = LanguageModel(kind, **options)
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate, betas=(0.9, 0.98))
+    betas = (0.9, 0.98)
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate, betas=betas)
     warmup = max(1, steps // 10)
     losses = []
     begin = perf_counter()
     for step in range(steps):
-        factor = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+        down = (steps - step) / max(1, steps - warmup)
+        factor = min((step + 1) / warmup, down)
         optimizer.param_groups[0]["lr"] = learning_rate * factor
         last = len(training) - length
         starts = torch.randint(last, (batch,), generator=draw)
@@ -166,4 +168,5 @@ def train(
         optimizer.step()
         losses.append(loss.item() / math.log(2))
     seconds = perf_counter() - begin
-    return Run(kind, seed, losses, bits_per_byte(model, validation, length), seconds)
+    unseen = bits_per_byte(model, validation, length)
+    return Run(kind, seed, losses, unseen, seconds)

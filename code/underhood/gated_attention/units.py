@@ -68,8 +68,8 @@ class GatedLinearUnit(nn.Module):
         super().__init__()
         if d_model < 1 or int(d_model * expansion) < 1:
             raise ValueError(
-                f"d_model, expansion: got {d_model}, {expansion}; their product must "
-                f"be at least 1"
+                f"d_model, expansion: got {d_model}, {expansion}; their "
+                f"product must be at least 1"
             )
         self.d_model, self.hidden = d_model, int(d_model * expansion)
         self.to_gate = nn.Linear(d_model, self.hidden, bias=False)
@@ -80,8 +80,8 @@ class GatedLinearUnit(nn.Module):
         """U and V, each (batch, length, hidden)."""
         if x.dim() != 3 or x.shape[-1] != self.d_model:
             raise ValueError(
-                f"x: got shape {tuple(x.shape)}; (batch, length, {self.d_model}) is "
-                f"needed"
+                f"x: got shape {tuple(x.shape)}; "
+                f"(batch, length, {self.d_model}) is needed"
             )
         return F.silu(self.to_gate(x)), F.silu(self.to_value(x))
 
@@ -116,7 +116,7 @@ class GatedAttentionUnit(GatedLinearUnit):
     ) -> None:
         super().__init__(d_model, expansion)
         if s < 1 or (rope and s % 2):
-            raise ValueError(f"s: got {s}; at least 1, and even with rope, is needed")
+            raise ValueError(f"s: got {s}; allowed: 1 or more; even, with rope")
         if kernel not in (*KERNELS, "softmax"):
             raise ValueError(
                 f"kernel: got {kernel!r}; allowed are 'relu2', 'laplace', 'softmax'"
