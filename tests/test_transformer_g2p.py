@@ -143,6 +143,25 @@ def test_wrong_array(tmp_path, change):
     assert str(path) in str(caught.value) and "dec_w_hh" in str(caught.value)
 
 
+class Trap:
+    """A pickle of this creates a file when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_no_pickle_is_opened(tmp_path):
+    sprung = tmp_path / "sprung"
+    trap = np.array([Trap(sprung)], dtype=object)
+    path = saved(tmp_path, lambda a: a.update(dec_w_hh=trap))
+    with pytest.raises(WeightsError, match="dec_w_hh"):
+        GraphemeToPhoneme.from_npz(path)
+    assert not sprung.exists()
+
+
 def test_extra_array(tmp_path):
     path = saved(tmp_path, lambda a: a.update(attention=np.ones(3)))
     with pytest.raises(WeightsError, match="attention"):
