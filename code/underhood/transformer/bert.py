@@ -106,7 +106,8 @@ class BertLayer(nn.Module):
         """The stream, (batch, length, hidden_size), and the attention weights."""
         heads, weights = self.attention["self"](x, key_mask)
         x = self.attention["output"](heads, x)
-        return self.output(self.activation(self.intermediate["dense"](x)), x), weights
+        hidden = self.activation(self.intermediate["dense"](x))
+        return self.output(hidden, x), weights
 
     def as_encoder_layer(self) -> TransformerEncoderLayer:
         """The same weights in the encoder layer of this chapter."""

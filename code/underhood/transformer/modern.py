@@ -58,7 +58,8 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return torch.cat(turned, dim=-1)
 
 
 class SwiGLU(nn.Module):
