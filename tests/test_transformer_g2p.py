@@ -212,3 +212,13 @@ def test_one_bit_flipped(tmp_path_factory, place, bit):
     else:
         for key, tensor in model.state_dict().items():
             assert np.array_equal(tensor.numpy(), ARRAYS[RENAMED[key]])
+
+
+def test_a_header_that_shifts_the_numbers_by_one(tmp_path):
+    """numpy would start four bytes early and leave the last four, unseen by zip."""
+    broken = bytearray(CHECKPOINT.read_bytes())
+    broken[49] ^= 1 << 2  # the length of the first array's header
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(broken)
+    with pytest.raises(WeightsError, match=r"checkpoint\.npz: enc_emb: .*checksum"):
+        GraphemeToPhoneme.from_npz(path)

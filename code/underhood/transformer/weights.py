@@ -145,6 +145,10 @@ def read_npz(path: Path | str) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: not an npz file, or cut short")
         try:
             with np.load(path, allow_pickle=False) as arrays:
+                # Zip checks what is read to its end, numpy reads what its header says.
+                if damaged := arrays.zip.testzip():
+                    where = f"{damaged.removesuffix('.npy')}: "
+                    raise ValueError("its bytes do not have their checksum")
                 for key in arrays.files:
                     where = f"{key}: "
                     # numpy refuses arrays of objects, which it would have to unpickle.
