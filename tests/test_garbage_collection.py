@@ -23,7 +23,7 @@ from underhood.garbage_collection import (
     fresh_interpreter,
     model_schedule,
     quiet_collector,
-    real_schedule,
+    real_schedule_alone,
 )
 
 # Only the generational collector has a middle generation to compare with; and
@@ -153,7 +153,7 @@ def test_collect_finds_what_gc_collect_finds_in_plain_lists(edges) -> None:
 )
 @pytest.mark.parametrize("threshold", [(50, 2, 2), (100, 5, 5), (300, 3, 1)])
 def test_collections_start_at_the_same_allocations(threshold) -> None:
-    real = real_schedule(20_000, threshold)
+    real = real_schedule_alone(20_000, threshold)
     assert sum(generation == 2 for _, generation in real) > 3
     assert model_schedule(20_000, threshold) == real
 

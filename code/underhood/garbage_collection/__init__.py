@@ -16,6 +16,7 @@ from underhood.garbage_collection.live import (
     model_schedule,
     quiet_collector,
     real_schedule,
+    real_schedule_alone,
 )
 from underhood.garbage_collection.picture import draw_collection, draw_heap
 from underhood.garbage_collection.programs import Outcome, compare
@@ -35,4 +36,5 @@ __all__ = [
     "model_schedule",
     "quiet_collector",
     "real_schedule",
+    "real_schedule_alone",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import sysconfig
@@ -96,6 +97,18 @@ def real_schedule(
         gc.disable()
         gc.callbacks[:] = others
     return events
+
+
+def real_schedule_alone(
+    length: int, threshold: tuple[int, int, int]
+) -> list[tuple[int, int]]:
+    """`real_schedule` in a process of its own: a notebook's threads allocate, too."""
+    answer = fresh_interpreter(
+        f"import json, sys; sys.path[:] = {sys.path}\n"
+        f"from underhood.garbage_collection import real_schedule\n"
+        f"print(json.dumps(real_schedule({length}, {threshold})))"
+    )
+    return [(made, generation) for made, generation in json.loads(answer)]
 
 
 def model_schedule(
