@@ -1,0 +1,1 @@
+"""Stable Diffusion: pictures from words, by denoising the latents of an autoencoder."""

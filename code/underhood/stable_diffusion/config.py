@@ -1,0 +1,47 @@
+"""Modules whose constructor arguments are the entries of a `config.json`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+
+class Configured:
+    """A mixin: `from_config`, and `config` with the arguments of the constructor."""
+
+    # Entries with one allowed value here; anything else would be another network.
+    only: ClassVar[dict[str, Any]] = {}
+    # Entries that say nothing about the network.
+    ignored: ClassVar[Sequence[str]] = ()
+
+    config: dict[str, Any]
+
+    def remember(self, arguments: Mapping[str, Any]) -> None:
+        """Keep the constructor's arguments; call it with `locals()`, first thing."""
+        self.config = {name: arguments[name] for name in self.argument_names()}
+
+    @classmethod
+    def argument_names(cls) -> list[str]:
+        """What the constructor takes."""
+        return list(inspect.signature(cls).parameters)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The module that a `config.json` describes, with new weights.
+
+        Raises:
+            ValueError: an entry is unknown, or asks for what is not here.
+        """
+        arguments = {}
+        for key, value in config.items():
+            if key in cls.argument_names():
+                arguments[key] = value
+            elif key in cls.only:
+                if value != cls.only[key]:
+                    raise ValueError(
+                        f"{key}: got {value!r}; allowed here: {cls.only[key]!r}"
+                    )
+            elif not key.startswith("_") and key not in cls.ignored:
+                raise ValueError(f"{key}: no entry that {cls.__name__} knows")
+        return cls(**arguments)
