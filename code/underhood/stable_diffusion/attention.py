@@ -110,7 +110,7 @@ class FeedForward(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention on the words, feed-forward; pre-norm, with residuals."""
+    """Self-attention, attention on the words, feed-forward: pre-norm, residual."""
 
     def __init__(
         self, dim: int, context_dim: int, *, num_heads: int, upcast: bool = False

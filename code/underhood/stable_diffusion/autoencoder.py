@@ -37,7 +37,7 @@ class DiagonalGaussian:
         self.std = (self.logvar / 2).exp()
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """mean + std · noise, the noise from a CPU generator: (batch, channels, h, w)."""
+        """mean + std · noise, from a CPU generator: (batch, channels, h, w)."""
         noise = normal(self.mean.shape, generator).to(self.mean)
         return self.mean + self.std * noise
 
@@ -65,6 +65,13 @@ class SpatialAttention(Attention):
         return x + out.unflatten(2, x.shape[2:])
 
 
+def resnet_block(in_channels: int, out_channels: int, groups: int) -> ResnetBlock2D:
+    """A residual block that knows no time."""
+    return ResnetBlock2D(
+        in_channels, out_channels, time_channels=None, groups=groups, eps=EPS
+    )
+
+
 class Level(nn.Module):
     """Residual blocks at one resolution, then down or up, unless it is the last."""
 
@@ -73,13 +80,7 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            ResnetBlock2D(
-                out_channels if i else in_channels,
-                out_channels,
-                time_channels=None,
-                groups=groups,
-                eps=EPS,
-            )
+            resnet_block(out_channels if i else in_channels, out_channels, groups)
             for i in range(layers)
         )
         if then == "down":
@@ -104,12 +105,8 @@ class MidBlock(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.attentions = nn.ModuleList([SpatialAttention(channels, groups)])
-        self.resnets = nn.ModuleList(
-            ResnetBlock2D(
-                channels, channels, time_channels=None, groups=groups, eps=EPS
-            )
-            for _ in range(2)
-        )
+        both = [resnet_block(channels, channels, groups) for _ in range(2)]
+        self.resnets = nn.ModuleList(both)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, h, w) -> the same."""
@@ -247,7 +244,7 @@ class AutoencoderKL(nn.Module, Configured):
 
     @property
     def factor(self) -> int:
-        """How many pixels, in height and in width, one place of the latent stands for."""
+        """One place of the latent stands for factor × factor pixels."""
         return 2 ** (len(self.config["block_out_channels"]) - 1)
 
     def encode(self, image: Tensor) -> DiagonalGaussian:
@@ -267,7 +264,7 @@ class AutoencoderKL(nn.Module, Configured):
         return DiagonalGaussian(moments)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(batch, latent_channels, h, w) -> (batch, out_channels, H, W), about [-1, 1]."""
+        """(batch, latent_channels, h, w) -> (batch, out_channels, H, W) in [-1, 1]."""
         if hasattr(self, "post_quant_conv"):
             latent = self.post_quant_conv(latent)
         return self.decoder(latent)

@@ -82,7 +82,11 @@ class ResnetBlock2D(nn.Module):
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """(batch, in_channels, h, w), (batch, time_channels) -> (b, out_channels, h, w)."""
+        """(batch, in_channels, h, w) -> (batch, out_channels, h, w).
+
+        Args:
+            time: (batch, time_channels), or None.
+        """
         hidden = self.conv1(F.silu(self.norm1(x)))
         if time is not None:
             shift = self.time_emb_proj(F.silu(time))  # (batch, out_channels)

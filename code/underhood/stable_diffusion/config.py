@@ -12,8 +12,8 @@ class Configured:
 
     # Entries with one allowed value here; anything else would be another network.
     only: ClassVar[dict[str, Any]] = {}
-    # Entries that say nothing about the network.
-    ignored: ClassVar[Sequence[str]] = ()
+    # Entries that say nothing about the network; None: all that are not arguments.
+    ignored: ClassVar[Sequence[str] | None] = ()
 
     config: dict[str, Any]
 
@@ -42,6 +42,8 @@ class Configured:
                     raise ValueError(
                         f"{key}: got {value!r}; allowed here: {cls.only[key]!r}"
                     )
-            elif not key.startswith("_") and key not in cls.ignored:
+            elif key.startswith("_") or cls.ignored is None or key in cls.ignored:
+                continue
+            else:
                 raise ValueError(f"{key}: no entry that {cls.__name__} knows")
         return cls(**arguments)
