@@ -7,7 +7,13 @@ import string
 from collections.abc import Callable, Iterator
 from itertools import permutations
 
-from underhood.inheritance.linearization import Hierarchy, linearize
+from underhood.inheritance.linearization import (
+    Hierarchy,
+    Orders,
+    c3,
+    linearizations,
+    linearize,
+)
 
 NAMES = string.ascii_uppercase
 
@@ -65,9 +71,8 @@ def keeps_local_precedence(name: str, bases: Hierarchy, rule: str) -> bool:
 
 def keeps_monotonicity(name: str, bases: Hierarchy, rule: str) -> bool:
     """Whether the order of `name` contains the order of each of its bases."""
-    order = linearize(name, bases, rule)
-    inherited = [linearize(parent, bases, rule) for parent in bases[name]]
-    return all(_is_subsequence(each, order) for each in inherited)
+    orders = linearizations(name, bases, rule)
+    return all(_is_subsequence(orders[each], orders[name]) for each in bases[name])
 
 
 def smallest_hierarchy(
@@ -101,11 +106,11 @@ def consistent_hierarchies(
     has bases among the earlier ones only, so some shapes occur under several namings.
     """
     _check_classes(classes)
-    yield from _extended({}, NAMES[:classes], links)
+    yield from _extended({}, {"object": ("object",)}, NAMES[:classes], links)
 
 
 def _extended(
-    bases: dict[str, tuple[str, ...]], names: str, links: int
+    bases: dict[str, tuple[str, ...]], orders: Orders, names: str, links: int
 ) -> Iterator[dict[str, tuple[str, ...]]]:
     """Every way to give the next names their bases, with `links` bases to spend."""
     place = len(bases)
@@ -113,20 +118,16 @@ def _extended(
         if links == 0 and _has_one_youngest(bases):
             yield dict(bases)
         return
+    here = names[place]
     later = sum(range(place + 1, len(names)))  # what the classes after it can take
     for count in range(max(0, links - later), min(place, links) + 1):
         for parents in permutations(names[:place], count):
-            longer = {**bases, names[place]: parents}
-            if _is_consistent(names[place], longer):
-                yield from _extended(longer, names, links - count)
-
-
-def _is_consistent(name: str, bases: Hierarchy) -> bool:
-    try:
-        linearize(name, bases)
-    except TypeError:
-        return False
-    return True
+            try:
+                order = c3(here, {here: parents or ("object",)}, orders)
+            except TypeError:  # no consistent order
+                continue
+            longer, known = {**bases, here: parents}, {**orders, here: order}
+            yield from _extended(longer, known, names, links - count)
 
 
 def _has_one_youngest(bases: Hierarchy) -> bool:

@@ -55,13 +55,18 @@ def linearize(name: str, bases: Hierarchy, rule: str = "c3") -> tuple[str, ...]:
     Source: CPython, `mro_implementation` in `Objects/typeobject.c`; for `"python22"`
     the function of the same name in the release 2.2.
     """
+    return linearizations(name, bases, rule)[name]
+
+
+def linearizations(name: str, bases: Hierarchy, rule: str = "c3") -> Orders:
+    """Return the orders of `name` and of each of its ancestors; see `linearize`."""
     if rule not in _RULES:
         raise ValueError(f"rule: got {rule!r}; allowed are {', '.join(RULES)}")
     known: Orders = {}
     hierarchy = _checked(bases, rule)
     for each in _bases_first(name, hierarchy):
         known[each] = _RULES[rule](each, hierarchy, known)
-    return known[name]
+    return known
 
 
 def merge_steps(sequences: Iterable[Sequence[str]]) -> Iterator[MergeStep]:
@@ -87,7 +92,8 @@ def merge_steps(sequences: Iterable[Sequence[str]]) -> Iterator[MergeStep]:
         remaining = [sequence for sequence in without if sequence]
 
 
-def _c3(name: str, bases: Hierarchy, known: Orders) -> Order:
+def c3(name: str, bases: Hierarchy, known: Orders) -> Order:
+    """The order of `name`, when those of its bases are `known` already."""
     parents = bases[name]
     for index, parent in enumerate(parents):
         if parent in parents[index + 1 :]:
@@ -139,7 +145,7 @@ def _python22(name: str, bases: Hierarchy, known: Orders) -> Order:
 
 
 _RULES: dict[str, Callable[[str, Hierarchy, Orders], Order]] = {
-    "c3": _c3,
+    "c3": c3,
     "depth_first": _depth_first,
     "breadth_first": _breadth_first,
     "python22": _python22,
