@@ -1,7 +1,7 @@
-"""CLIP's text encoder: one vector per token, each of them knowing what came before it.
+"""CLIP's text encoder: a vector per token, which knows what came before.
 
-A Transformer with pre-norm and a causal mask. Constructor arguments are the entries of a
-Hugging Face `config.json`; the keys of the `state_dict` are those of the published
+A Transformer with pre-norm and a causal mask. Constructor arguments are the entries of
+a Hugging Face `config.json`; the keys of the `state_dict` are those of the published
 checkpoints without their common prefix `text_model.`.
 
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language
@@ -172,8 +172,8 @@ class CLIPTextModel(nn.Module, Configured):
         longest = self.config["max_position_embeddings"]
         if input_ids.ndim != 2 or not 1 <= input_ids.shape[1] <= longest:
             raise ValueError(
-                f"input_ids: got shape {tuple(input_ids.shape)}; (batch, length) with a "
-                f"length of 1 to {longest} is needed"
+                f"input_ids: got shape {tuple(input_ids.shape)}; (batch, length) with "
+                f"a length of 1 to {longest} is needed"
             )
         layers = list(self.encoder["layers"])
         if not 0 <= clip_skip < len(layers):

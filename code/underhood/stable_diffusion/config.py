@@ -18,13 +18,21 @@ class Configured:
     config: dict[str, Any]
 
     def remember(self, arguments: Mapping[str, Any]) -> None:
-        """Keep the constructor's arguments; call it with `locals()`, first thing."""
-        self.config = {name: arguments[name] for name in self.argument_names()}
+        """Keep the constructor's arguments; call it with `locals()`."""
+        known = self.argument_names()
+        mine = {key: value for key, value in arguments.items() if key in known}
+        self.config = getattr(self, "config", {}) | mine
 
     @classmethod
     def argument_names(cls) -> list[str]:
-        """What the constructor takes."""
-        return list(inspect.signature(cls).parameters)
+        """What the constructor takes, with what it hands on to its base classes."""
+        names: dict[str, None] = {}
+        for each in cls.__mro__:
+            if "__init__" in vars(each):
+                for name, parameter in inspect.signature(each).parameters.items():
+                    if parameter.kind is parameter.KEYWORD_ONLY:
+                        names[name] = None
+        return list(names)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

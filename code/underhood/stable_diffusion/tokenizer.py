@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ class CLIPTokenizer:
         return pieces
 
     def merge(self, word: str) -> list[str]:
-        """Byte-pair encoding of one word: merge the pair learned first, again and again.
+        """Byte-pair encoding of one word: merge the pair learned first, and repeat.
 
         >>> tokenizer.merge("lowest")          # doctest: +SKIP
         ['lowest</w>']
@@ -188,7 +189,7 @@ class CLIPTokenizer:
             pieces[-1] += END_OF_WORD
             never = len(self.ranks)
             while len(pieces) > 1:
-                pairs = list(zip(pieces, pieces[1:], strict=False))
+                pairs = list(pairwise(pieces))
                 best = min(pairs, key=lambda pair: self.ranks.get(pair, never))
                 if best not in self.ranks:
                     break

@@ -249,8 +249,8 @@ class UNet2DConditionModel(nn.Module, Configured):
         if self.config["addition_embed_type"] is not None:
             if added is None:
                 raise ValueError(
-                    "added_cond_kwargs: got None; a UNet with addition_embed_type needs "
-                    "text_embeds and time_ids"
+                    "added_cond_kwargs: got None; with addition_embed_type, "
+                    "text_embeds and time_ids are needed"
                 )
             sizes = waves(
                 added["time_ids"].flatten(), self.config["addition_time_embed_dim"]
