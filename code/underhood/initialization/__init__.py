@@ -52,7 +52,14 @@ from underhood.initialization.samplers import (
     truncated_variance,
     uniform_,
 )
-from underhood.initialization.signal import Dense, Signal, dense_stack, lsuv_, trace
+from underhood.initialization.signal import (
+    Dense,
+    Signal,
+    dense_stack,
+    lsuv_,
+    random_gradient,
+    trace,
+)
 from underhood.initialization.transfer import (
     Adam,
     depth_sweep,
@@ -92,6 +99,7 @@ __all__ = [
     "orthogonal_",
     "qk_clip_",
     "qk_norm_scores",
+    "random_gradient",
     "random_scores",
     "residual_stack",
     "rms_norm",

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from underhood.initialization.norms import rms_norm
 from underhood.initialization.samplers import normal_
+from underhood.initialization.signal import random_gradient
 
 VARIANTS = (
     "no-norm",  # x + F(x)
@@ -17,6 +18,7 @@ VARIANTS = (
     "pre-norm",  # Xiong et al. (2020)
     "gpt2",  # pre-norm; Radford et al. (2019), section 2.3
     "depth-scaled",  # pre-norm; Sun et al. (2025), The Curse of Depth
+    "completep",  # pre-norm; Dey et al. (2025)
     "rezero",  # Bachlechner et al. (2021)
     "fixup",  # Zhang et al. (2019), its rule 2 and zeros
     "deepnorm",  # Wang et al. (2022), DeepNet, for an encoder
@@ -80,6 +82,8 @@ class ResidualBlock(nn.Module):
                 return x + self.branch(rms_norm(x))
             case "depth-scaled":
                 return x + self.branch(rms_norm(x) / math.sqrt(self.layer))
+            case "completep":
+                return x + self.branch(rms_norm(x)) / self.depth
             case "rezero":
                 return x + self.alpha * self.branch(x)
             case "deepnorm":
@@ -148,9 +152,10 @@ def change_by_one_step(blocks: list[ResidualBlock], x: Tensor, rate: float) -> f
         rate: the learning rate.
     """
     before = run(blocks, x)
-    top = torch.randn(before.shape, generator=torch.Generator().manual_seed(0)).to(x)
     parameters = [p for block in blocks for p in block.parameters()]
-    gradients = torch.autograd.grad((before * top).sum(), parameters)
+    gradients = torch.autograd.grad(
+        (before * random_gradient(before)).sum(), parameters
+    )
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.sub_(rate * gradient.sign())

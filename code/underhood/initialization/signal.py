@@ -82,14 +82,22 @@ def trace(layers: Sequence[nn.Module], x: Tensor, seed: int = 0) -> Signal:
         states.append(layer(states[-1]))
         states[-1].retain_grad()
         layer.zero_grad()
-    generator = torch.Generator().manual_seed(seed)
-    top = torch.randn(states[-1].shape, generator=generator).to(x)
-    states[-1].backward(top)
+    states[-1].backward(random_gradient(states[-1], seed))
     return Signal(
         forward=[float(state.detach().square().mean()) for state in states],
         backward=[_mean_square(state.grad) for state in states],
         weights=[_gradient_norm(layer) for layer in layers],
     )
+
+
+def random_gradient(out: Tensor, seed: int = 0) -> Tensor:
+    """A standard normal gradient of the shape of `out`.
+
+    The seed is moved far away: a gradient of the seed of the weights would consist
+    of the same numbers as they.
+    """
+    generator = torch.Generator().manual_seed(seed + 1_000_003)
+    return torch.randn(out.shape, generator=generator).to(out)
 
 
 def _mean_square(gradient: Tensor | None) -> float:
