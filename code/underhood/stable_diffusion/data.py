@@ -9,6 +9,7 @@ neither training nor the book needs the font.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -73,12 +74,9 @@ class EmojiSet:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def index(self, caption: str) -> int:
-        """Where `caption` stands; a ValueError if it is none of the captions."""
-        try:
-            return self.captions.index(caption)
-        except ValueError:
-            raise ValueError(f"caption: no emoji is named {caption!r}") from None
+    def find(self, caption: str) -> int | None:
+        """The row of a caption; None if no emoji has that name."""
+        return self.captions.index(caption) if caption in self.captions else None
 
     def scaled(self) -> Tensor:
         """The pictures as models see them: (pictures, 3, 64, 64), from -1 to 1."""
@@ -108,6 +106,24 @@ def find_font(path: Path | str | None = None) -> Path:
     )
 
 
+def open_font(path: Path) -> ImageFont.FreeTypeFont:
+    """The font at the one size that it has pictures for.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+    try:
+        # A path would do, but Pillow takes another font of that name if this is none.
+        return ImageFont.truetype(
+            io.BytesIO(path.read_bytes()),
+            POINT_SIZE,
+            layout_engine=ImageFont.Layout.BASIC,
+        )
+    except OSError as error:
+        message = f"font: {path} has no pictures of size {POINT_SIZE}: {error}"
+        raise ValueError(message) from None
+
+
 def draw_character(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
     """One emoji on white, 64 × 64, or None where the font has no picture of it."""
     if font.getbbox(character)[2:] != BITMAP:
@@ -133,14 +149,7 @@ def render(path: Path | str | None = None) -> tuple[list[str], Tensor]:
         The captions, and the pictures (pictures, 3, 64, 64), uint8.
     """
     path = find_font(path)
-    try:
-        font = ImageFont.truetype(
-            path, POINT_SIZE, layout_engine=ImageFont.Layout.BASIC
-        )
-    except OSError as error:
-        raise ValueError(
-            f"font: {path} is no bitmap font of size 109: {error}"
-        ) from None
+    font = open_font(path)
     captions, pictures = [], []
     for code in tqdm(range(0x20, 0x20000), desc="render", unit=" characters"):
         name = unicodedata.name(chr(code), "").lower()

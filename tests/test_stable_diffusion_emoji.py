@@ -1,0 +1,447 @@
+"""The text-to-emoji model: its data, its training, its judges, and the model itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from underhood.stable_diffusion import data, evaluate
+from underhood.stable_diffusion.autoencoder import AutoencoderKL
+from underhood.stable_diffusion.losses import (
+    edges,
+    kl_divergence,
+    reconstruction_loss,
+)
+from underhood.stable_diffusion.objectives import (
+    AutoencoderObjective,
+    DiffusionObjective,
+)
+from underhood.stable_diffusion.schedulers import DDIMScheduler
+from underhood.stable_diffusion.state import read_tensors, write_tensors
+from underhood.stable_diffusion.trainer import (
+    Place,
+    Plan,
+    fit,
+    rows_of_step,
+    update_average,
+)
+from underhood.stable_diffusion.vocabulary import learn_merges
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return data.load()
+
+
+def uniform(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def bytes_like(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+# --- data ---------------------------------------------------------------------------
+
+
+def test_every_caption_is_a_name_of_unicode(emoji):
+    assert len(emoji) == len(set(emoji.captions)) == 1405
+    for caption in emoji.captions:
+        character = unicodedata.lookup(caption.upper())
+        assert unicodedata.name(character).lower() == caption
+
+
+def test_the_pictures_are_in_the_order_of_their_code_points(emoji):
+    codes = [ord(unicodedata.lookup(caption.upper())) for caption in emoji.captions]
+    assert codes == sorted(codes)
+
+
+def test_pictures_show_what_their_captions_say(emoji):
+    """Colors at the center, by eye."""
+    for caption, (red, green, blue) in {
+        "large green circle": (124, 179, 66),
+        "large brown square": (176, 106, 81),
+        "tomato": (239, 53, 44),
+        "black medium square": (62, 66, 69),
+    }.items():
+        center = emoji.images[emoji.find(caption), :, 30:34, 30:34].float().mean((1, 2))
+        assert (center - torch.tensor([red, green, blue])).abs().max() < 25, caption
+
+
+def test_the_font_draws_the_pictures_again(emoji):
+    try:
+        path = data.find_font()
+    except FileNotFoundError:
+        pytest.skip("Noto Color Emoji is not installed")
+    font = data.open_font(path)
+    for caption in ("snowman", "grinning face", "books", "large blue circle"):
+        drawn = data.draw_character(font, unicodedata.lookup(caption.upper()))
+        pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1)
+        kept = emoji.images[emoji.find(caption)]
+        assert (pixels - kept.float()).abs().mean() < 3, caption
+    assert data.draw_character(font, "x") is None  # a letter has no picture
+
+
+def test_held_out_combinations_are_not_trained_on_but_their_parts_are(emoji):
+    captions = [emoji.captions[row] for row in emoji.training()]
+    assert len(captions) == 1405 - 7
+    assert not set(captions) & set(data.HELD_OUT)
+    assert set(data.HELD_OUT) <= set(emoji.captions)
+    grid = {
+        pattern.format(color): (color, shape)
+        for shape, pattern in data.SHAPES.items()
+        for color in data.COLORS
+    }
+    for caption in data.HELD_OUT:
+        color, shape = grid[caption]
+        seen = [grid[known] for known in captions if known in grid]
+        assert sum(c == color for c, _ in seen) >= 1
+        assert sum(s == shape for _, s in seen) >= 2
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    images = bytes_like(40, 3, 64, 64)
+    captions = [f"picture {i}" for i in range(39)] + ["blue book"]
+    data.save(captions, images, tmp_path)
+    loaded = data.load(tmp_path)
+    assert torch.equal(loaded.images, images)
+    assert loaded.captions == tuple(captions)
+    assert loaded.training().tolist() == list(range(39))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "captions.txt",
+        "emoji.png",
+    ]
+    (tmp_path / "captions.txt").write_text("one\n" * 100)
+    with pytest.raises(ValueError, match=r"emoji.png: 2432 × 128 pixels; 100 captions"):
+        data.load(tmp_path)
+
+
+def test_bytes_are_rounded_and_clipped():
+    values = torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5)
+    assert data.to_bytes(values).flatten().tolist() == [0, 0, 128, 255, 255]
+
+
+def test_a_missing_font_is_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        data.find_font(tmp_path / "none.ttf")
+    monkeypatch.setattr(data, "FONT_FOLDERS", (str(tmp_path),))
+    with pytest.raises(FileNotFoundError, match="apt install fonts-noto-color-emoji"):
+        data.find_font()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / data.FONT_NAME).write_bytes(b"no font")
+    assert data.find_font() == tmp_path / "deep" / data.FONT_NAME
+    with pytest.raises(ValueError, match="no pictures of size 109"):
+        data.open_font(data.find_font())
+
+
+# --- losses -------------------------------------------------------------------------
+
+
+def test_reconstruction_loss_by_hand():
+    decoded = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
+    images = torch.zeros(1, 1, 2, 2)
+    # One pixel of four is off by 1; of two differences down, and of two right, one is.
+    assert reconstruction_loss(decoded, images).item() == pytest.approx(
+        1 / 4 + 1 / 4 + 0.5 * (1 / 2 + 1 / 2)
+    )
+
+
+def test_edges_are_those_of_numpy():
+    images = uniform(2, 3, 5, 7)
+    down, right = edges(images)
+    assert torch.equal(down, torch.diff(images, dim=2))
+    assert torch.equal(right, torch.diff(images, dim=3))
+
+
+def test_kl_divergence_is_that_of_torch_distributions():
+    mean, logvar = uniform(3, 4, 2, 2), uniform(3, 4, 2, 2, seed=1)
+    normal = torch.distributions.Normal
+    wanted = torch.distributions.kl_divergence(
+        normal(mean, (logvar / 2).exp()), normal(0.0, 1.0)
+    )
+    assert kl_divergence(mean, logvar).item() == pytest.approx(
+        wanted.flatten(1).sum(1).mean().item(), rel=1e-5
+    )
+
+
+# --- vocabulary ---------------------------------------------------------------------
+
+
+def test_merges_of_the_example_of_the_paper():
+    """Sennrich et al. 2016, algorithm 1: low, lower, newest and widest."""
+    text = " ".join(["low"] * 5 + ["lower"] * 2 + ["newest"] * 6 + ["widest"] * 3)
+    merges = learn_merges([text], limit=3)
+    assert merges == [("e", "s"), ("es", "t</w>"), ("l", "o")]
+
+
+def test_merges_stop_at_pairs_that_occur_once():
+    assert learn_merges(["abc", "ab"], limit=10) == []
+    assert learn_merges(["ab", "ab"], limit=10) == [("a", "b</w>")]
+
+
+# --- training loop ------------------------------------------------------------------
+
+
+class Line(nn.Module):
+    """y = w x + b, learned from noisy points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+        self.rows = torch.arange(2, 12)
+        self.register_buffer("points", uniform(12, 3), persistent=False)
+
+    def draw(self, batch, generator):
+        return (0.1 * torch.randn(batch, generator=generator),)
+
+    def forward(self, rows, noise):
+        x = self.points[rows]
+        wanted = x.sum(1) + 2 + noise
+        return (self.layer(x)[:, 0] - wanted).square().mean()
+
+
+def line():
+    torch.manual_seed(1)
+    return Line()
+
+
+PLAN = Plan(steps=30, batch=4, learning_rate=0.05, warmup=5, save_every=10)
+
+
+def test_training_finds_the_line(tmp_path):
+    objective = line()
+    plan = Plan(steps=300, batch=8, learning_rate=0.05, warmup=5, decay=0.9)
+    average = fit(objective, plan, Place(), tmp_path / "line.safetensors")
+    assert objective.layer.bias.item() == pytest.approx(2.0, abs=0.1)
+    weight = average.layer.weight.flatten()
+    torch.testing.assert_close(weight, torch.ones(3), atol=0.2, rtol=0)
+    header = read_tensors(tmp_path / "line.safetensors")[1]
+    assert header["step"] == 300
+    assert [entry["step"] for entry in header["log"]] == [100, 200, 300]
+    assert header["log"][-1]["loss"] < 0.02 < header["log"][0]["loss"]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
+    whole = fit(line(), PLAN, Place(), tmp_path / "whole.safetensors")
+
+    class Stop(Exception):
+        pass
+
+    def stop(average, step):
+        if step == 20:
+            raise Stop
+
+    path = tmp_path / "parts.safetensors"
+    with pytest.raises(Stop):
+        fit(line(), PLAN, Place(), path, stop)
+    torch.manual_seed(99)  # new weights, which the file must replace
+    parts = fit(Line(), PLAN, Place(), path)
+    assert torch.equal(parts.layer.weight, whole.layer.weight)
+    assert (
+        read_tensors(path)[1]["log"]
+        == read_tensors(tmp_path / "whole.safetensors")[1]["log"]
+    )
+
+
+def test_each_epoch_sees_every_row_once():
+    rows = torch.arange(5, 12)
+    seen = torch.cat([rows_of_step(rows, step, 4, seed=3) for step in range(14)])
+    epochs = seen.view(8, 7)
+    for epoch in epochs:
+        assert epoch.sort().values.tolist() == rows.tolist()
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) > 5
+    assert not torch.equal(rows_of_step(rows, 0, 4, 3), rows_of_step(rows, 0, 4, 4))
+
+
+def test_learning_rate_rises_stays_and_falls():
+    plan = Plan(steps=100, batch=1, learning_rate=2.0, warmup=10, cooldown=0.2)
+    assert plan.rate(0) == pytest.approx(0.2)
+    assert plan.rate(9) == plan.rate(50) == plan.rate(80) == 2.0
+    assert plan.rate(90) == pytest.approx(1.0)
+    assert plan.rate(99) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="batch: got 0"):
+        Plan(steps=1, batch=0, learning_rate=1.0)
+
+
+def test_moving_average_by_hand():
+    average, model = nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.constant_(average.weight, 1.0)
+    nn.init.constant_(model.weight, 5.0)
+    update_average(average, model, 0.25)
+    assert average.weight.item() == 2.0
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    program = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from test_stable_diffusion_emoji import *\n"
+        "from underhood.stable_diffusion.trainer import find_place\n"
+        "fit(line(), PLAN, find_place(), pathlib.Path(sys.argv[2]))\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(tmp_path / "program.py")]
+    command += [str(Path(__file__).parent), str(tmp_path / "two.safetensors")]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    one = fit(line(), PLAN, Place(), tmp_path / "one.safetensors")
+    tensors, header = read_tensors(tmp_path / "two.safetensors")
+    torch.testing.assert_close(tensors["average.layer.weight"], one.layer.weight)
+    assert header["step"] == 30
+    with pytest.raises(
+        ValueError, match="batch: got 5, no multiple of the 2 processes"
+    ):
+        fit(line(), Plan(1, 5, 0.1), Place(0, 2), tmp_path / "x.safetensors")
+
+
+# --- files --------------------------------------------------------------------------
+
+
+def test_damaged_and_foreign_states_are_refused(tmp_path):
+    path = tmp_path / "line.safetensors"
+    fit(line(), Plan(2, 2, 0.1), Place(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    with pytest.raises(ValueError, match=r"line.safetensors: cannot be read"):
+        fit(line(), Plan(4, 2, 0.1), Place(), path)
+    write_tensors(path, {"model.other": torch.zeros(1)}, {"step": 1})
+    with pytest.raises(ValueError, match="belongs to another model"):
+        fit(line(), Plan(4, 2, 0.1), Place(), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["line.safetensors"]
+
+
+# --- objectives ---------------------------------------------------------------------
+
+
+def tiny_autoencoder():
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        latent_channels=2, block_out_channels=(4, 8), layers_per_block=1,
+        norm_num_groups=2, sample_size=64,
+    )  # fmt: skip
+
+
+def test_the_autoencoder_learns_a_picture(emoji, tmp_path):
+    few = data.EmojiSet(emoji.images[:4], emoji.captions[:4], emoji.held_out[:4])
+    objective = AutoencoderObjective(tiny_autoencoder(), few)
+    before = evaluate_psnr(objective, few)
+    fit(objective, Plan(25, 2, 5e-3, warmup=2), Place(), tmp_path / "a.safetensors")
+    assert evaluate_psnr(objective, few) > before + 3
+
+
+@torch.no_grad()
+def evaluate_psnr(objective, few):
+    decoded = data.to_bytes(objective.autoencoder(few.scaled()))
+    return evaluate.psnr(decoded, few.images).mean().item()
+
+
+class Oracle(nn.Module):
+    """A UNet that knows the latents, and predicts v from them and the noisy ones."""
+
+    def __init__(self, clean, scheduler):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.clean, self.scheduler, self.states = clean, scheduler, None
+
+    def forward(self, noisy, times, states):
+        self.states = states
+        ratio = self.scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
+        noise = (noisy - ratio.sqrt() * self.clean) / (1 - ratio).sqrt()
+        return ratio.sqrt() * noise - (1 - ratio).sqrt() * self.clean + self.weight
+
+
+class Echo(nn.Module):
+    """A text encoder that returns the tokens."""
+
+    def forward(self, tokens):
+        class Output:
+            last_hidden_state = tokens
+
+        return Output
+
+
+def test_the_diffusion_loss_of_a_perfect_prediction_is_zero():
+    latents = uniform(6, 2, 4, 4)
+    captions, empty = torch.arange(18).view(6, 3), torch.tensor([50, 51, 52])
+    scheduler = DDIMScheduler(prediction_type="v_prediction")
+    rows = torch.tensor([4, 1])
+    oracle = Oracle(latents[rows], scheduler)
+    objective = DiffusionObjective(
+        oracle, Echo(), scheduler, latents, captions, empty, torch.arange(6)
+    )
+    noise, times, _ = objective.draw(2, torch.Generator().manual_seed(0))
+    loss = objective(rows, noise, times, torch.tensor([True, False]))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert oracle.states.tolist() == [[50, 51, 52], [3, 4, 5]]
+    nn.init.constant_(oracle.weight, 0.5)
+    again = objective(rows, noise, times, torch.tensor([True, False]))
+    assert again.item() == pytest.approx(0.25, rel=1e-3)
+
+
+def test_one_caption_in_ten_is_dropped_and_times_are_uniform():
+    scheduler = DDIMScheduler(prediction_type="v_prediction")
+    objective = DiffusionObjective(
+        nn.Identity(), nn.Identity(), scheduler, uniform(2, 1, 1, 1),
+        torch.zeros(2, 1), torch.zeros(1), torch.arange(2),
+    )  # fmt: skip
+    _, times, dropped = objective.draw(20_000, torch.Generator().manual_seed(0))
+    assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.01)
+    counts = times.bincount(minlength=1000)
+    assert len(counts) == 1000
+    assert counts[:500].sum().item() == pytest.approx(10_000, abs=300)
+    assert counts.min() > 3
+
+
+# --- judges -------------------------------------------------------------------------
+
+
+def test_psnr_by_hand():
+    black = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    gray = torch.stack([black[0] + 1, black[0] + 255])
+    assert evaluate.psnr(gray, black).tolist() == pytest.approx(
+        [48.1308, 0.0], abs=1e-4
+    )
+
+
+def test_distances_one_by_one():
+    left, right = bytes_like(3, 3, 4, 4), bytes_like(2, 3, 4, 4, seed=1)
+    found = evaluate.distances(left, right)
+    for i in range(3):
+        for j in range(2):
+            error = left[i].double() - right[j].double()
+            assert found[i, j].item() == pytest.approx(
+                error.pow(2).mean().sqrt().item()
+            )
+
+
+def test_top_k_and_memorized_by_hand():
+    distance = torch.tensor([[1.0, 2.0, 9.0], [5.0, 1.0, 4.0], [3.0, 2.0, 7.0]])
+    own = torch.tensor([0, 2, 2])
+    assert evaluate.top_k(distance, own, 1) == pytest.approx(1 / 3)
+    assert evaluate.top_k(distance, own, 2) == pytest.approx(2 / 3)
+    assert evaluate.top_k(distance, own, 3) == 1.0
+    assert evaluate.memorized(distance).tolist() == [False, True, False]
+
+
+def test_the_judge_names_every_picture_of_the_grid(emoji):
+    judge = evaluate.Judge(emoji)
+    cells = 0
+    for shape, pattern in data.SHAPES.items():
+        for color in data.COLORS:
+            row = emoji.find(pattern.format(color))
+            if row is not None:
+                assert judge(emoji.images[row]) == (color, shape)
+                cells += 1
+    assert cells == 23
+    blank = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    assert judge(blank).shape in data.SHAPES
