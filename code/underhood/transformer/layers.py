@@ -37,9 +37,9 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (..., d_model)."""
-        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-        x = (x - mean) * torch.rsqrt(variance + self.eps)
-        return x * self.weight + self.bias
+        centered = x - x.mean(dim=-1, keepdim=True)
+        variance = centered.square().mean(dim=-1, keepdim=True)
+        return centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
 class _Layer(nn.Module):
