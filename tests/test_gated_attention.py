@@ -27,6 +27,7 @@ from underhood.gated_attention import (
     train,
     windows,
 )
+from underhood.gated_attention.sink import copy_batch, measure_silence
 from underhood.gated_attention.training import KINDS
 
 DOUBLE = torch.float64
@@ -297,3 +298,29 @@ def test_what_is_refused():
         GatedLinearUnit(0)
     with pytest.raises(ValueError, match="steps: got 0"):
         train(KINDS[0], torch.arange(200), torch.arange(200), seed=0, steps=0)
+
+
+def test_what_is_asked_of_the_copier():
+    for empty in (True, False):
+        ids, answers, asked = copy_batch(20, empty, rng())
+        for row in range(20):
+            for place in range(17):
+                word = int(ids[row, place])
+                before = int(ids[row, place - 1]) if place else 16
+                wanted = torch.zeros(16)
+                if place and word < 4 and before < 16:
+                    wanted[before] = 1
+                assert answers[row, place].equal(wanted)
+                assert asked[row, place] == bool(wanted.any())
+
+
+def test_a_head_without_gate_needs_a_sink():
+    parked = measure_silence(gated=False, first_is_empty=True, seed=1)
+    stuck = measure_silence(gated=False, first_is_empty=False, seed=1)
+    gated = measure_silence(gated=True, first_is_empty=False, seed=1)
+    assert parked.first > 0.95
+    assert stuck.error > 5 * parked.error
+    assert stuck.noise > 5 * gated.noise
+    assert gated.error < 0.1 and gated.first < 0.6
+    with pytest.raises(ValueError, match="updates: got 0"):
+        measure_silence(gated=True, first_is_empty=True, updates=0)
