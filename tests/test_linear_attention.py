@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from underhood.linear_attention import (
     FEATURE_MAPS,
@@ -281,6 +283,30 @@ def test_peak_bytes_counts_what_is_alive_at_once() -> None:
             x + 1
 
     assert peak_bytes(one_after_the_other) == 4000
+
+
+def test_softmax_attention_is_small_to_the_allocator_too() -> None:
+    """`peak_bytes` sees no scratch memory inside an operator; the allocator does."""
+    q, k, v = torch.randn(3, 1, 1, 2048, 64).unbind()
+
+    def allocated(run: Callable[[], Tensor]) -> int:
+        with (
+            torch.no_grad(),
+            profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler,
+        ):
+            run()
+        events = profiler.profiler.kineto_results.events()
+        changes = [e for e in events if e.name() == "[memory]"]
+        now = peak = 0
+        for event in sorted(changes, key=lambda e: e.start_ns()):
+            now += event.nbytes()
+            peak = max(peak, now)
+        return peak
+
+    matrix = 4 * 2048**2
+    assert allocated(lambda: (q @ k.mT).softmax(-1) @ v) > matrix  # it can tell
+    fused = allocated(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    assert fused < matrix / 10
 
 
 # Related work: which of them can be causal?
