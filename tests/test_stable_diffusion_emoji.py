@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from underhood.stable_diffusion import data, evaluate
+from underhood.stable_diffusion import data, evaluate, train
+from underhood.stable_diffusion import emoji as model
 from underhood.stable_diffusion.autoencoder import AutoencoderKL
 from underhood.stable_diffusion.losses import (
     edges,
@@ -147,12 +150,13 @@ def test_a_missing_font_is_named(tmp_path, monkeypatch):
 
 
 def test_reconstruction_loss_by_hand():
-    decoded = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
-    images = torch.zeros(1, 1, 2, 2)
-    # One pixel of four is off by 1; of two differences down, and of two right, one is.
-    assert reconstruction_loss(decoded, images).item() == pytest.approx(
-        1 / 4 + 1 / 4 + 0.5 * (1 / 2 + 1 / 2)
-    )
+    images = torch.zeros(1, 1, 8, 8)
+    decoded = images.clone()
+    decoded[0, 0, 0, 1] = 1.0
+    # 1 of 64 pixels is off by 1; 1 of 16 blocks by 1/4, 1 of 4 by 1/16, the one of 8 by
+    # 8 by 1/64. Of 56 differences down 1 is, of 56 to the right 2 are.
+    wanted = 2 / 64 + 3 / 64 + 0.5 * (1 + 2) / 56
+    assert reconstruction_loss(decoded, images).item() == pytest.approx(wanted)
 
 
 def test_edges_are_those_of_numpy():
@@ -219,14 +223,16 @@ PLAN = Plan(steps=30, batch=4, learning_rate=0.05, warmup=5, save_every=10)
 
 def test_training_finds_the_line(tmp_path):
     objective = line()
-    plan = Plan(steps=300, batch=8, learning_rate=0.05, warmup=5, decay=0.9)
+    plan = Plan(
+        steps=120, batch=8, learning_rate=0.1, warmup=5, decay=0.9, save_every=40
+    )
     average = fit(objective, plan, Place(), tmp_path / "line.safetensors")
     assert objective.layer.bias.item() == pytest.approx(2.0, abs=0.1)
     weight = average.layer.weight.flatten()
     torch.testing.assert_close(weight, torch.ones(3), atol=0.2, rtol=0)
     header = read_tensors(tmp_path / "line.safetensors")[1]
-    assert header["step"] == 300
-    assert [entry["step"] for entry in header["log"]] == [100, 200, 300]
+    assert header["step"] == 120
+    assert [entry["step"] for entry in header["log"]] == [40, 80, 120]
     assert header["log"][-1]["loss"] < 0.02 < header["log"][0]["loss"]
 
 
@@ -280,24 +286,70 @@ def test_moving_average_by_hand():
     assert average.weight.item() == 2.0
 
 
+def tiny_run(folder, steps=4):
+    """The command for training, on twelve pictures, with tiny networks."""
+    whole = data.load()
+    few = data.EmojiSet(whole.images[:12], whole.captions[:12], whole.held_out[:12])
+    sizes = {
+        "AUTOENCODER": {"latent_channels": 2, "block_out_channels": [4, 4, 8, 8],
+                        "layers_per_block": 1, "norm_num_groups": 2, "sample_size": 64},
+        "TEXT_ENCODER": model.TEXT_ENCODER | {"hidden_size": 8, "intermediate_size": 8},
+        "UNET": model.UNET | {"in_channels": 2, "out_channels": 2,
+                              "block_out_channels": [4, 8], "norm_num_groups": 2,
+                              "cross_attention_dim": 8, "attention_head_dim": 2},
+        "MERGES": 5,
+    }  # fmt: skip
+    with (
+        mock.patch.multiple(model, **sizes),
+        mock.patch.object(train, "load", return_value=few),
+    ):
+        numbers = {"autoencoder-steps": steps, "diffusion-steps": steps}
+        numbers |= {"autoencoder-batch": 4, "diffusion-batch": 4}
+        options = [f"--{name}={number}" for name, number in numbers.items()]
+        train.main([f"--folder={folder}", *options])
+
+
+def test_one_command_trains_saves_and_goes_on(tmp_path):
+    tiny_run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "autoencoder.png", "autoencoder.safetensors",
+        "diffusion.png", "diffusion.safetensors", "model",
+    ]  # fmt: skip
+    pipeline = model.load(tmp_path / "model")
+    picture = model.paint(pipeline, ["snowman", "asterisk"], steps=2)
+    assert picture.shape == (2, 3, 64, 64) and picture.dtype == torch.uint8
+    images = data.load().scaled()[:12]
+    latents = pipeline.vae.encode(images).mode() * pipeline.vae.config["scaling_factor"]
+    assert latents.std().item() == pytest.approx(1, rel=0.01)  # in half precision
+    assert pipeline.scheduler.alphas_cumprod[-1] == 0
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert "--diffusion-steps=4" in record["command"]
+    assert record["autoencoder"]["step"] == record["diffusion"]["step"] == 4
+    assert record["diffusion"]["log"][-1]["step"] == 4
+    before = (tmp_path / "diffusion.safetensors").stat().st_mtime_ns
+    tiny_run(tmp_path)  # nothing is left to do
+    assert (tmp_path / "diffusion.safetensors").stat().st_mtime_ns == before
+    tiny_run(tmp_path, steps=5)
+    assert read_tensors(tmp_path / "diffusion.safetensors")[1]["step"] == 5
+
+
 def test_two_processes_learn_what_one_does(tmp_path):
-    program = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from test_stable_diffusion_emoji import *\n"
-        "from underhood.stable_diffusion.trainer import find_place\n"
-        "fit(line(), PLAN, find_place(), pathlib.Path(sys.argv[2]))\n"
-        "torch.distributed.destroy_process_group()\n"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_stable_diffusion_emoji import tiny_run; tiny_run(sys.argv[2])\n"
     )
-    (tmp_path / "program.py").write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(tmp_path / "program.py")]
-    command += [str(Path(__file__).parent), str(tmp_path / "two.safetensors")]
+    command += ["--nproc-per-node", "2", str(program)]
+    command += [str(Path(__file__).parent), str(tmp_path / "two")]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True)
-    one = fit(line(), PLAN, Place(), tmp_path / "one.safetensors")
-    tensors, header = read_tensors(tmp_path / "two.safetensors")
-    torch.testing.assert_close(tensors["average.layer.weight"], one.layer.weight)
-    assert header["step"] == 30
+    tiny_run(tmp_path / "one")
+    for part in ("autoencoder", "diffusion"):
+        one, header = read_tensors(tmp_path / "one" / f"{part}.safetensors")
+        two, _ = read_tensors(tmp_path / "two" / f"{part}.safetensors")
+        assert header["step"] == 4
+        torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-3)
     with pytest.raises(
         ValueError, match="batch: got 5, no multiple of the 2 processes"
     ):

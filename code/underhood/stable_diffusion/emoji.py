@@ -5,23 +5,23 @@ Each part is described by the entries of a Hugging Face `config.json`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from underhood.stable_diffusion.autoencoder import AutoencoderKL
 from underhood.stable_diffusion.clip_text import CLIPTextModel
-from underhood.stable_diffusion.data import SIZE, to_bytes
-from underhood.stable_diffusion.noise import normal
+from underhood.stable_diffusion.data import FOLDER, SIZE
+from underhood.stable_diffusion.pipeline import StableDiffusion
 from underhood.stable_diffusion.schedulers import DDIMScheduler
-from underhood.stable_diffusion.state import write_json, write_tensors
 from underhood.stable_diffusion.tokenizer import CLIPTokenizer, vocab_of
 from underhood.stable_diffusion.unet import UNet2DConditionModel
 from underhood.stable_diffusion.vocabulary import learn_merges
 
+MODEL = FOLDER / "model"
 WORDS = 16  # tokens of a caption, start and end included
 MERGES = 1000
 
@@ -86,80 +86,35 @@ def make_scheduler() -> DDIMScheduler:
     return DDIMScheduler(**SCHEDULER)
 
 
-class Parts(NamedTuple):
-    """All networks of the model."""
-
-    autoencoder: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    unet: UNet2DConditionModel
-
-
-def save(parts: Parts, folder: Path | str) -> None:
-    """Write the model in half precision, in the layout of `stable-diffusion-v1-5`."""
-    folder = Path(folder)
-    write_json(
-        folder / "model_index.json",
-        {
-            "_class_name": "StableDiffusionPipeline",
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
-            "safety_checker": [None, None],
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        },
-    )
-    parts.tokenizer.save_pretrained(folder / "tokenizer")
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    weights = "diffusion_pytorch_model.safetensors"
-    levels = len(parts.autoencoder.config["block_out_channels"])
-    blocks = {
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-    }
-    text = {
-        "architectures": ["CLIPTextModel"],
-        "model_type": "clip_text_model",
-        "bos_token_id": parts.tokenizer.start,
-        "pad_token_id": parts.tokenizer.pad,
-    }
-    for name, module, more, prefix, file in (
-        ("vae", parts.autoencoder, blocks, "", weights),
-        ("unet", parts.unet, {}, "", weights),
-        ("text_encoder", parts.text_encoder, text, "text_model.", "model.safetensors"),
-    ):
-        write_json(folder / name / "config.json", module.config | more)
-        tensors = {
-            f"{prefix}{key}": value.half() for key, value in module.state_dict().items()
-        }
-        write_tensors(folder / name / file, tensors)
+def save(pipeline: StableDiffusion, folder: Path | str) -> None:
+    """Write the model in half precision, in the layout of stable-diffusion-v1-5."""
+    halves = copy.copy(pipeline)
+    for name in ("vae", "text_encoder", "unet"):
+        setattr(halves, name, copy.deepcopy(getattr(pipeline, name)).half())
+    halves.save_pretrained(folder)
 
 
-@torch.no_grad()
+def load(folder: Path | str = MODEL) -> StableDiffusion:
+    """The trained model that is kept with the code."""
+    return StableDiffusion.from_pretrained(folder)
+
+
 def paint(
-    parts: Parts,
-    prompts: Sequence[str],
+    pipeline: StableDiffusion,
+    prompts: str | Sequence[str],
     *,
     steps: int = 20,
     guidance_scale: float = 3.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> Tensor:
-    """One picture for each prompt, with DDIM: (prompts, 3, 64, 64), uint8."""
-    device = next(parts.unet.parameters()).device
-    scheduler = make_scheduler()
-    scheduler.set_timesteps(steps)
-    tokens = parts.tokenizer([""] * len(prompts) + list(prompts)).to(device)
-    states = parts.text_encoder(tokens).last_hidden_state
-    shape = (len(prompts), UNET["in_channels"], 8, 8)
-    latents = normal(shape, torch.Generator().manual_seed(seed)).to(device)
-    for t in scheduler.timesteps:
-        both = parts.unet(torch.cat([latents] * 2), t, states)
-        without, given = both.chunk(2)
-        guided = without + guidance_scale * (given - without)
-        latents = scheduler.step(guided, t, latents).prev_sample
-    scale = parts.autoencoder.config["scaling_factor"]
-    return to_bytes(parts.autoencoder.decode(latents / scale)).cpu()
+    """One picture for each prompt: (prompts, 3, 64, 64), uint8."""
+    pictures = pipeline.text_to_image(
+        prompts,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        progress=False,
+        output="tensor",
+    )
+    assert isinstance(pictures, Tensor)
+    return (pictures * 255).round().to(torch.uint8).cpu()

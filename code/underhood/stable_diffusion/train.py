@@ -10,8 +10,12 @@ whose number of steps is raised goes on, too, best before its learning rate fall
 from __future__ import annotations
 
 import argparse
+import platform
+import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +28,8 @@ from underhood.stable_diffusion.objectives import (
     AutoencoderObjective,
     DiffusionObjective,
 )
+from underhood.stable_diffusion.pipeline import StableDiffusion
+from underhood.stable_diffusion.state import read_tensors, write_json
 from underhood.stable_diffusion.trainer import Place, Plan, find_place, fit
 
 SHOWN = 32  # pictures of a sheet
@@ -67,7 +73,7 @@ def train_diffusion(
     plan: Plan,
     place: Place,
     folder: Path,
-) -> model.Parts:
+) -> StableDiffusion:
     """Train UNet and text encoder on latents; `folder/diffusion.png` shows pictures."""
     autoencoder.to(place.device)
     latents = encode_all(autoencoder, emoji.scaled().to(place.device))
@@ -86,17 +92,35 @@ def train_diffusion(
         emoji.training(),
     ).to(place.device)
 
-    def parts(trained: nn.Module) -> model.Parts:
+    def pipeline(trained: nn.Module) -> StableDiffusion:
         assert isinstance(trained, DiffusionObjective)
-        return model.Parts(autoencoder, trained.text_encoder, tokenizer, trained.unet)
+        parts = (autoencoder, trained.text_encoder, tokenizer, trained.unet)
+        return StableDiffusion(*parts, model.make_scheduler())
 
     def report(average: nn.Module, step: int) -> None:
         prompts = [emoji.captions[row] for row in shown_rows(emoji).tolist()]
-        pictures = model.paint(parts(average), prompts, steps=20)
+        pictures = model.paint(pipeline(average), prompts)
         sheet(pictures, columns=8, gap=2).save(folder / "diffusion.png")
 
-    average = fit(objective, plan, place, folder / "diffusion.safetensors", report)
-    return parts(average)
+    return pipeline(
+        fit(objective, plan, place, folder / "diffusion.safetensors", report)
+    )
+
+
+def training_record(folder: Path, arguments: Sequence[str], place: Place) -> Any:
+    """Where the weights are from: command, versions, device, the log of each part."""
+    name = torch.cuda.get_device_name() if place.device.type == "cuda" else "CPU"
+    command = ["python", "-m", "underhood.stable_diffusion.train", *arguments]
+    return {
+        "command": " ".join(command),
+        "date": date.today().isoformat(),
+        "device": f"{place.world_size} × {name}",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **{
+            part: read_tensors(folder / f"{part}.safetensors")[1]
+            for part in ("autoencoder", "diffusion")
+        },
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,9 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = Plan(options.autoencoder_steps, options.autoencoder_batch, 3e-3)
     second = Plan(options.diffusion_steps, options.diffusion_batch, 1e-3)
     autoencoder = train_autoencoder(emoji, first, place, options.folder)
-    parts = train_diffusion(emoji, autoencoder, second, place, options.folder)
+    pipeline = train_diffusion(emoji, autoencoder, second, place, options.folder)
     if place.first:
-        model.save(parts, options.folder / "model")
+        model.save(pipeline, options.folder / "model")
+        given = sys.argv[1:] if arguments is None else arguments
+        record = training_record(options.folder, given, place)
+        write_json(options.folder / "model" / "training.json", record)
     if place.world_size > 1:
         dist.destroy_process_group()
 

@@ -157,7 +157,7 @@ def fit(
         done, log, seconds = header["step"], header["log"], header["seconds"]
     together: nn.Module = objective
     if place.world_size > 1:
-        together = DistributedDataParallel(objective)
+        together = DistributedDataParallel(objective, broadcast_buffers=False)
     begin = perf_counter() - seconds
     total = torch.zeros((), device=place.device)
     bar = tqdm(
