@@ -49,13 +49,14 @@ def path_of_stops(source: str, runs: Mapping[str, Sequence[Stop]]) -> str:
 def stack(frames: Sequence[Frame]) -> str:
     """The frames of a stopped program, the oldest on top, as `w` lists them."""
     parts = []
-    box = 420
+    longest = max(len(text) for f in frames for text in (f.place, f.code))
+    box = 20 + longest * CHARACTER
     for index, frame in enumerate(frames):
         top = 8 + index * 52
         color = COLORS[1] if frame.selected else "currentColor"
         width = 2.5 if frame.selected else 1
         parts.append(
-            f'<rect x="34" y="{top}" width="{box}" height="44" rx="4" fill="none" '
+            f'<rect x="34" y="{top}" width="{box:.0f}" height="44" rx="4" fill="none" '
             f'stroke="{color}" stroke-width="{width}"/>'
         )
         parts.append(_text(44, top + 14, frame.place))
@@ -64,11 +65,11 @@ def stack(frames: Sequence[Frame]) -> str:
             parts.append(_text(8, top + 24, "->", color=COLORS[0]))
     side = 34 + box + 12
     last = 8 + (len(frames) - 1) * 52
-    parts.append(_text(side, 24, "u: up, to the caller", family="sans-serif"))
+    parts.append(_text(side, 24, "u: up", family="sans-serif"))
     parts.append(_text(side, last + 24, "d: down", family="sans-serif"))
-    arrow = f"M{side + 8} {last + 8}V36m-4 8l4 -8l4 8"
+    arrow = f"M{side + 8:.0f} {last + 8}V36m-4 8l4 -8l4 8"
     parts.append(f'<path d="{arrow}" fill="none" stroke="currentColor"/>')
-    return _svg(side + 150, last + 56, parts)
+    return _svg(side + 60, last + 56, parts)
 
 
 def jump_map(source: str, origin: int, refusals: Mapping[int, str]) -> str:
@@ -117,7 +118,9 @@ def _text(
 
 
 def _svg(width: float, height: float, parts: list[str]) -> str:
+    """On a phone a wide picture scrolls before its text gets too small to read."""
+    size = f"max-width:{width * 1.2:.0f}px;min-width:{width * 0.75:.0f}px"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} '
-        f'{height:.0f}" style="max-width:{width * 1.2:.0f}px">{"".join(parts)}</svg>'
+        f'{height:.0f}" style="{size}">{"".join(parts)}</svg>'
     )

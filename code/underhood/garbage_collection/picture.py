@@ -115,7 +115,8 @@ def _svg(panels: list[Panel], places: Mapping[str, Point], columns: int) -> str:
     width, height = columns * WIDTH, rows * cell
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" '
-        f'style="max-width:{width * 1.2:.0f}px;width:100%;height:auto" '
+        f'style="max-width:{width * 1.2:.0f}px;min-width:{width * 0.75:.0f}px;'
+        f'width:100%;height:auto" '
         f'font-family="sans-serif" font-size="14" fill="currentColor">{drawn}</svg>'
     )
 
