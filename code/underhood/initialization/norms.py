@@ -22,7 +22,7 @@ def rms_norm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 0.0) -> Te
         dim: the axes to average over.
         eps: under the root; it decides what becomes of tiny inputs.
 
-    Source: Zhang & Sennrich (2019), Root Mean Square Layer Normalization, eq. 4.
+    Source: Zhang & Sennrich (2019), Root Mean Square Layer Normalization, eq. 3.
     """
     return x * torch.rsqrt(x.square().mean(dim, keepdim=True) + eps)
 
@@ -32,7 +32,7 @@ def standardize(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 0.0) ->
 
     Over the features this is LayerNorm without its parameters; see `AXES`.
 
-    Source: Ba et al. (2016), Layer Normalization, eq. 4.
+    Source: Ba et al. (2016), Layer Normalization, eq. 3.
     """
     return rms_norm(center(x, dim), dim, eps)
 

@@ -38,7 +38,7 @@ class Scaling:
         A gradient with respect to W grows with the multiplier. SGD must take that
         back and shrink the step as W shrinks; Adam divides the gradient out.
 
-        Source: Yang & Littwin (2023), Tensor Programs IVb, section 2.2.
+        Source: Yang & Littwin (2023), Tensor Programs IVb.
         """
         power = {"sgd": 2, "adam": 1}[optimizer]
         return Scaling(

@@ -20,7 +20,7 @@ VARIANTS = (
     "depth-scaled",  # pre-norm; Sun et al. (2025), The Curse of Depth
     "completep",  # pre-norm; Dey et al. (2025)
     "rezero",  # Bachlechner et al. (2021)
-    "fixup",  # Zhang et al. (2019), its rule 2 and zeros
+    "fixup",  # Zhang et al. (2019), rules 1 and 2, no biases
     "deepnorm",  # Wang et al. (2022), DeepNet, for an encoder
     "sub-norm",  # Wang et al. (2022), Magneto, for an encoder
     "sandwich",  # Ding et al. (2021), CogView; peri-norm since

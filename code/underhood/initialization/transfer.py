@@ -104,7 +104,7 @@ def width_sweep(
     labels: Tensor,
     *,
     seeds: int = 2,
-    steps: int = 30,
+    steps: int = 40,
     last: int = 10,
     base_width: int = 32,
 ) -> Tensor:
