@@ -124,8 +124,10 @@ def test_nearest_is_nearest_by_search(form: FloatFormat) -> None:
     listed = [
         (exact(v), c) for c, v in enumerate(form.decode(np.arange(form.max_code + 1)))
     ]
-    top = form.max
-    for x in np.linspace(0, 1.2 * top, 1777):
+    values = form.decode(np.arange(form.max_code + 1))
+    ties = (values[1:] + values[:-1]) / 2
+    random = np.random.default_rng(0).uniform(0, 1.2 * form.max, 200)
+    for x in np.concatenate([values, ties, random]):
         best = min(listed, key=lambda p: (abs(p[0] - exact(x)), p[1] % 2))
         assert form.encode(x) == best[1], x
 

@@ -9,11 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from underhood.mixed_precision.formats import FP32, Floats, FloatFormat
+from underhood.mixed_precision.formats import FP32, FloatFormat, Floats, Rounding
 
 
 def accumulate(
-    terms: npt.ArrayLike, accumulator: FloatFormat, *, chunk: int | None = None
+    terms: npt.ArrayLike,
+    accumulator: FloatFormat,
+    *,
+    chunk: int | None = None,
+    rounding: Rounding = "nearest",
 ) -> Floats:
     """The sum over the last axis, one term at a time, rounded after each addition.
 
@@ -23,6 +27,7 @@ def accumulate(
         chunk: if given, the running sum is moved after every `chunk` terms to an
             FP32 total and starts again at 0, as DeepSeek-V3 does for FP8
             (arXiv:2412.19437, section 3.3.2).
+        rounding: of the running sum, "nearest" or "toward_zero".
 
     Returns:
         (...), float64 that `accumulator` holds, or FP32 with `chunk`.
@@ -33,7 +38,7 @@ def accumulate(
     total = np.zeros(values.shape[:-1])
     running = np.zeros(values.shape[:-1])
     for index in range(values.shape[-1]):
-        running = accumulator.round(running + values[..., index])
+        running = accumulator.round(running + values[..., index], rounding)
         if chunk is not None and (index + 1) % chunk == 0:
             total, running = FP32.round(total + running), np.zeros_like(running)
     return running if chunk is None else FP32.round(total + running)

@@ -22,8 +22,8 @@ from underhood.mixed_precision.formats import (
     E5M2,
     FP32,
     Codes,
-    Floats,
     FloatFormat,
+    Floats,
     Rounding,
 )
 

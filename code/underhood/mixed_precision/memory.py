@@ -75,16 +75,20 @@ def training_bytes(
     }
 
 
-def saved_bytes(function: Callable[[], Any]) -> int:
+def saved_bytes(function: Callable[[], Any], weights: Iterable[Tensor] = ()) -> int:
     """Bytes that autograd keeps for the backward pass of what `function` computes.
 
-    Each storage counts once; weights, which are kept anyway, do not count.
+    Each storage counts once.
+
+    Args:
+        weights: do not count; they are kept anyway.
     """
+    outside = {weight.untyped_storage().data_ptr() for weight in weights}
     kept: dict[int, tuple[Tensor, int]] = {}  # holding a tensor pins its address
 
     def note(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in outside:
             kept[storage.data_ptr()] = tensor, storage.nbytes()
         return tensor
 

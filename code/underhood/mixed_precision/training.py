@@ -200,6 +200,24 @@ def accuracy(
     return (named == digits.test_labels).float().mean().item()
 
 
+def all_gradients(
+    network: Network, batch: tuple[Tensor, Tensor], divisor: float
+) -> dict[str, Tensor]:
+    """Every gradient of one backward pass: "activations" and "weights", flat."""
+    network.zero_grad()
+    outputs: list[Tensor] = []
+    x = batch[0]
+    for index, layer in enumerate(network.layers):
+        x = _linear(torch.relu(x) if index else x, layer.weight, layer.bias, x.dtype)
+        x.retain_grad()
+        outputs.append(x)
+    (F.cross_entropy(x, batch[1], reduction="sum") / divisor).backward()
+    weights = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    flat = [out.grad.flatten() for out in outputs if out.grad is not None]
+    network.zero_grad()
+    return {"activations": torch.cat(flat), "weights": torch.cat(weights)}
+
+
 def pretrained(digits: Digits, steps: int = 200) -> Network:
     """A network trained in FP32 on the upright digits."""
     torch.manual_seed(0)

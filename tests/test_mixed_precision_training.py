@@ -1,0 +1,302 @@
+"""Master weights, accumulators, the training loop, the memory ledger."""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from underhood.mixed_precision import (
+    BF16,
+    FP16,
+    FP32,
+    LEDGERS,
+    KahanSummation,
+    LossScaler,
+    MasterWeights,
+    Network,
+    Recipe,
+    StochasticRounding,
+    accumulate,
+    held_bytes,
+    kahan_sum,
+    linear_with_accumulator,
+    load_digits,
+    matmul_with_accumulator,
+    round_to_nearest,
+    saved_bytes,
+    stochastic_bfloat16,
+    train,
+    train_step,
+    training_bytes,
+)
+
+HALF, BRAIN = torch.float16, torch.bfloat16
+
+
+def test_accumulate_is_numpys_half_addition() -> None:
+    terms = np.random.default_rng(0).random((3, 300)).astype(np.float16)
+    theirs = np.add.accumulate(terms, axis=1, dtype=np.float16)[:, -1]
+    assert np.array_equal(accumulate(terms, FP16), theirs.astype(float))
+    single = np.add.accumulate(terms, axis=1, dtype=np.float32)[:, -1]
+    assert np.array_equal(accumulate(terms, FP32), single.astype(float))
+
+
+def test_chunks_are_sums_of_sums() -> None:
+    terms = np.ones(2200)
+    assert accumulate(terms, FP16) == 2048
+    assert accumulate(terms, FP16, chunk=128) == 2200  # with 24 in the last chunk
+    with pytest.raises(ValueError, match="chunk: got 0"):
+        accumulate(terms, FP16, chunk=0)
+
+
+def test_kahan_sum() -> None:
+    terms = FP16.round(np.full(1500, 0.1))
+    exact = math.fsum(terms)
+    assert abs(kahan_sum(terms, FP16) - exact) <= FP16.spacing(exact)
+    assert abs(accumulate(terms, FP16) - exact) > 5 * FP16.spacing(exact)
+
+
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+def test_single_accumulator_is_exact_product_rounded(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(9, 70, generator=generator).to(dtype)
+    b = torch.randn(70, 5, generator=generator).to(dtype)
+    exact = (a.double() @ b.double()).to(dtype)
+    ours = matmul_with_accumulator(a, b, torch.float32)
+    assert (ours == exact).float().mean() > 0.95  # a tie may fall the other way
+    assert torch.allclose(ours.float(), exact.float(), rtol=2 * torch.finfo(dtype).eps)
+    assert torch.equal(ours, a @ b) or torch.allclose(ours, a @ b, rtol=0.01)
+
+
+def test_half_accumulator_is_numpys_loop() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.random((3, 40)), random.random((40, 2))
+    a, b = a.astype(np.float16), b.astype(np.float16)
+    total = np.zeros((3, 2), np.float16)
+    for k in range(40):
+        product = np.outer(a[:, k].astype(np.float32), b[k].astype(np.float32))
+        total = (total.astype(np.float32) + product).astype(np.float16)
+    ours = matmul_with_accumulator(torch.tensor(a), torch.tensor(b), HALF)
+    assert np.array_equal(ours.numpy(), total)
+    with pytest.raises(ValueError, match="step: got 0"):
+        matmul_with_accumulator(torch.tensor(a), torch.tensor(b), HALF, 0)
+
+
+def test_gradients_of_the_emulated_layer() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(6, 40), torch.randn(3, 40)
+    grads = []
+    for double in (False, True):
+        leaves = [(t.half().double() if double else t.half()) for t in (x, w)]
+        leaves = [t.requires_grad_() for t in leaves]
+        out = F.linear(*leaves) if double else linear_with_accumulator(*leaves, HALF)
+        (out * out.detach()).sum().backward()
+        grads.append([t.grad.double() for t in leaves])
+    for ours, exact in zip(*grads, strict=True):
+        assert (ours - exact).abs().max() < 0.01 * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+def test_network_is_that_of_torch_in_16_bits(dtype: torch.dtype) -> None:
+    """Emulated products against PyTorch's own 16-bit modules, values and gradients."""
+    torch.manual_seed(0)
+    ours = Network(32).to(dtype)
+    pieces = [m for layer in ours.layers for m in (layer, nn.ReLU())][:-1]
+    x = torch.rand(20, 64).to(dtype)
+    grads = []
+    for model in (ours, nn.Sequential(*pieces)):
+        ours.zero_grad()
+        out = model(x)
+        out.float().square().sum().backward()
+        grads.append([out, *(p.grad.clone() for p in ours.parameters())])
+    for mine, theirs in zip(*grads, strict=True):
+        assert mine.dtype == theirs.dtype == dtype
+        bound = 4 * torch.finfo(dtype).eps * theirs.abs().max().item()
+        assert (mine.float() - theirs.float()).abs().max().item() <= bound
+
+
+def test_master_weights_keep_what_half_loses() -> None:
+    weight = nn.Parameter(torch.ones(1).half())
+    masters = MasterWeights([weight], lambda p: torch.optim.SGD(p, lr=1.0))
+    for _ in range(100):
+        weight.grad = torch.full((1,), 1e-4).half()
+        masters.take_gradients()
+        masters.optimizer.step()
+        masters.give_weights()
+    assert weight.dtype == HALF and weight.grad is None
+    assert masters.masters[0].item() == pytest.approx(0.99, rel=1e-4)
+    assert weight.item() == float(np.float16(masters.masters[0].item()))
+    masters.forget()
+    assert masters.masters[0].item() == weight.item()
+    with pytest.raises(TypeError, match=r"got torch\.float64"):
+        MasterWeights([torch.ones(1).double()], torch.optim.SGD)
+
+
+def test_masters_are_copies_even_of_float32() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    masters = MasterWeights([weight], lambda p: torch.optim.SGD(p, lr=1.0))
+    masters.masters[0].data += 1
+    assert weight.tolist() == [1, 1]
+
+
+def test_stochastic_bfloat16_against_the_format() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, generator=generator) * 10 ** torch.linspace(-20, 20, 64)
+    rounded = torch.stack([stochastic_bfloat16(x, generator) for _ in range(4000)])
+    assert rounded.dtype == BRAIN
+    step = torch.tensor(BF16.spacing(x.numpy()))
+    low = torch.tensor(BF16.round(x.numpy(), "toward_zero"))
+    away = low + step * x.sign()
+    seen = rounded.double()
+    assert ((seen == low) | (seen == away)).all()
+    assert ((seen.mean(0) - x).abs() < 5 * step / math.sqrt(4000)).all()
+    exact = x.bfloat16().float()
+    assert torch.equal(stochastic_bfloat16(exact, generator).float(), exact)
+    with pytest.raises(TypeError, match="x: got"):
+        stochastic_bfloat16(x.half(), generator)
+
+
+def test_three_ways_to_add_a_small_update() -> None:
+    step = torch.full((256,), -1e-3)
+    ends = {}
+    for add in (round_to_nearest, StochasticRounding(0), KahanSummation()):
+        weight = torch.ones(256).bfloat16()
+        for _ in range(500):
+            weight = add(weight, step)
+        ends[type(add).__name__] = weight.float().mean().item()
+    assert ends["function"] == 1.0
+    assert ends["StochasticRounding"] == pytest.approx(0.5, abs=0.02)
+    assert ends["KahanSummation"] == pytest.approx(0.5, abs=0.004)
+
+
+def test_one_step_is_that_of_a_plain_loop() -> None:
+    """FP32 recipe: the same losses and weights as the textbook loop of PyTorch."""
+    digits = load_digits()
+    torch.manual_seed(3)
+    start = Network(16)
+    run = train(Recipe(), start, digits, steps=5, learning_rate=1e-2, batch_size=32)
+    layers = [m for layer in start.layers for m in (layer, nn.ReLU())][:-1]
+    plain = nn.Sequential(*layers)
+    optimizer = torch.optim.Adam(plain.parameters(), 1e-2)
+    draw = torch.Generator().manual_seed(1)
+    for loss in run.losses:
+        chosen = torch.randint(1437, (32,), generator=draw)
+        wanted = F.cross_entropy(
+            plain(digits.train_images[chosen]), digits.train_labels[chosen]
+        )
+        optimizer.zero_grad()
+        wanted.backward()
+        optimizer.step()
+        assert loss == pytest.approx(wanted.item(), rel=1e-4)
+    for ours, theirs in zip(run.network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_overflowing_step_is_skipped_and_all_stays() -> None:
+    digits = load_digits()
+    torch.manual_seed(0)
+    network = Network(16).half()
+    masters = MasterWeights(network.parameters(), torch.optim.Adam)
+    batch = digits.train_images[:64], digits.train_labels[:64]
+    scaler = LossScaler(2.0**40)
+    before = [p.clone() for p in network.parameters()]
+    _, taken = train_step(network, masters, scaler, batch, 64)
+    assert not taken and scaler.loss_scale == 2.0**39
+    assert not masters.optimizer.state
+    for old, new in zip(before, network.parameters(), strict=True):
+        assert torch.equal(old, new)
+    assert train_step(network, masters, LossScaler(8.0), batch, 64)[1]
+
+
+def test_digits() -> None:
+    digits = load_digits()
+    assert digits.train_images.shape == (1437, 64)
+    assert digits.test_images.shape == (360, 64)
+    assert digits.train_images.min() == 0 and digits.train_images.max() == 1
+    one = digits.shifted().train_images.view(-1, 8, 8)
+    assert torch.equal(one[:, :, 1:], digits.train_images.view(-1, 8, 8)[:, :, :-1])
+    assert not one[:, :, 0].any()
+
+
+class Wide(nn.Module):
+    """One matrix: its gradients and moments are all that is allocated."""
+
+    def __init__(self, side: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((side, side), 0.01, dtype=dtype))
+
+
+def one_adam_step(
+    side: int, dtype: torch.dtype, master: bool
+) -> tuple[Wide, torch.optim.Optimizer, MasterWeights | None]:
+    model = Wide(side, dtype)
+    masters = MasterWeights(model.parameters(), torch.optim.Adam) if master else None
+    optimizer = masters.optimizer if masters else torch.optim.Adam(model.parameters())
+    model.weight.grad = torch.full_like(model.weight, 0.01)
+    if masters:
+        masters.take_gradients()
+    optimizer.step()
+    if masters:
+        masters.give_weights()
+    return model, optimizer, masters
+
+
+CASES = [
+    ("FP32", torch.float32, False),
+    ("master, FP32 gradients", HALF, True),
+    ("BF16 throughout", BRAIN, False),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "master"), CASES)
+def test_ledger_is_what_was_allocated(
+    name: str, dtype: torch.dtype, master: bool
+) -> None:
+    made = one_adam_step(300, dtype, master)
+    ledger = LEDGERS[name]
+    found = {kind: size / 300**2 for kind, size in training_bytes(*made).items()}
+    assert found == {kind: getattr(ledger, kind) for kind in found}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("name", "dtype", "master"), CASES)
+def test_ledger_is_what_the_system_lent(
+    name: str, dtype: torch.dtype, master: bool
+) -> None:
+    """Resident memory of the process, by the kernel's own count."""
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    side = 4200  # so large that what is freed goes back to the system
+    one_adam_step(64, dtype, master)  # what loads on first use
+    before = resident()
+    made = one_adam_step(side, dtype, master)
+    per_parameter = (resident() - before) / side**2
+    assert per_parameter == pytest.approx(LEDGERS[name].total, abs=1.0)
+    assert made[0].weight.numel() == side**2
+
+
+def test_held_bytes_counts_a_storage_once() -> None:
+    x = torch.zeros(100)
+    assert held_bytes([x, x[10:], None, torch.zeros(3)]) == 400 + 12
+
+
+def test_saved_bytes_halve_with_the_dtype() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32, bias=False), nn.Sigmoid())
+    x = torch.rand(1000, 32)
+    single = saved_bytes(lambda: model(x), model.parameters())
+    assert single == 2 * 1000 * 32 * 4  # the input, and the output of the sigmoid
+    half, low = model.half(), x.half()
+    assert saved_bytes(lambda: half(low), half.parameters()) == single // 2
+    assert saved_bytes(lambda: half(low)) >= single // 2
