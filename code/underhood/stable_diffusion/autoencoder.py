@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +18,8 @@ from underhood.stable_diffusion.attention import Attention
 from underhood.stable_diffusion.blocks import Downsample2D, ResnetBlock2D, Upsample2D
 from underhood.stable_diffusion.checks import at_least, divides
 from underhood.stable_diffusion.config import Configured
-from underhood.stable_diffusion.noise import normal
+from underhood.stable_diffusion.noise import Generators, normal
+from underhood.stable_diffusion.tiling import tiled
 
 EPS = 1e-6  # of every GroupNorm of the autoencoder
 
@@ -36,7 +36,7 @@ class DiagonalGaussian:
         self.logvar = logvar.clamp(-30, 20)
         self.std = (self.logvar / 2).exp()
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Generators = None) -> Tensor:
         """mean + std · noise, from a CPU generator: (batch, channels, h, w)."""
         noise = normal(self.mean.shape, generator).to(self.mean)
         return self.mean + self.std * noise
@@ -210,6 +210,8 @@ class AutoencoderKL(nn.Module, Configured):
         "mid_block_add_attention": True,
     }
     ignored = ("down_block_types", "up_block_types", "force_upcast")
+    # Edge of a tile in pixels; None: in one piece. Set by `StableDiffusion`.
+    tile_size: int | None = None
 
     def __init__(
         self,
@@ -258,13 +260,24 @@ class AutoencoderKL(nn.Module, Configured):
                 f"image: got shape {tuple(image.shape)}; (batch, channels, height, "
                 f"width) with multiples of {self.factor} for height and width is needed"
             )
-        moments = self.encoder(image)  # (batch, 2 · latent_channels, h, w)
-        if hasattr(self, "quant_conv"):
-            moments = self.quant_conv(moments)
-        return DiagonalGaussian(moments)
+        size = self.tile_size
+        if size is None or max(image.shape[2:]) <= size:
+            return DiagonalGaussian(self._moments(image))
+        parts = tiled(self._moments, image, size, size // self.factor)
+        return DiagonalGaussian(parts)
 
     def decode(self, latent: Tensor) -> Tensor:
         """(batch, latent_channels, h, w) -> (batch, out_channels, H, W) in [-1, 1]."""
+        size = (self.tile_size or 0) // self.factor
+        if self.tile_size is None or max(latent.shape[2:]) <= size:
+            return self._pixels(latent)
+        return tiled(self._pixels, latent, size, self.tile_size)
+
+    def _moments(self, image: Tensor) -> Tensor:
+        moments = self.encoder(image)  # (batch, 2 · latent_channels, h, w)
+        return self.quant_conv(moments) if hasattr(self, "quant_conv") else moments
+
+    def _pixels(self, latent: Tensor) -> Tensor:
         if hasattr(self, "post_quant_conv"):
             latent = self.post_quant_conv(latent)
         return self.decoder(latent)

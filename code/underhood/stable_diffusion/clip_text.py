@@ -106,6 +106,14 @@ class CLIPEncoderLayer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
+class CLIPEncoder(nn.Module):
+    """The layers, under the name that the checkpoints give them."""
+
+    def __init__(self, layers: list[CLIPEncoderLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
 class CLIPTextModel(nn.Module, Configured):
     """The text encoder of Stable Diffusion. The defaults are those of SD v1.x.
 
@@ -154,8 +162,7 @@ class CLIPTextModel(nn.Module, Configured):
             CLIPEncoderLayer(*sizes, hidden_act, layer_norm_eps)
             for _ in range(num_hidden_layers)
         ]
-        # A dictionary, because the checkpoints call them `encoder.layers`.
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+        self.encoder = CLIPEncoder(layers)
         self.final_layer_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
 
     def forward(self, input_ids: Tensor, *, clip_skip: int = 0) -> CLIPTextOutput:
@@ -175,7 +182,7 @@ class CLIPTextModel(nn.Module, Configured):
                 f"input_ids: got shape {tuple(input_ids.shape)}; (batch, length) with "
                 f"a length of 1 to {longest} is needed"
             )
-        layers = list(self.encoder["layers"])
+        layers = list(self.encoder.layers)
         if not 0 <= clip_skip < len(layers):
             raise ValueError(
                 f"clip_skip: got {clip_skip}; allowed: 0 to {len(layers) - 1}"

@@ -131,7 +131,8 @@ class Scheduler(Configured):
     Args:
         num_train_timesteps: T. beta_start, beta_end, beta_schedule: see `make_betas`.
         prediction_type: see `to_original`.
-        timestep_spacing, steps_offset: see `spaced_timesteps`.
+        timestep_spacing, steps_offset: see `spaced_timesteps`; None: "leading" for
+            DDPM, DDIM and PNDM, "linspace" for the others.
         rescale_betas_zero_snr: no signal at the last step; the network must not predict
             noise then, which would say nothing about the picture there.
 
@@ -156,6 +157,7 @@ class Scheduler(Configured):
     }
     ignored = None  # settings of other samplers: a configuration may change its class
     init_noise_sigma: float = 1.0
+    default_spacing = "leading"
 
     def __init__(
         self,
@@ -165,14 +167,14 @@ class Scheduler(Configured):
         beta_end: float = 0.012,
         beta_schedule: str = "scaled_linear",
         prediction_type: str = "epsilon",
-        timestep_spacing: str = "leading",
+        timestep_spacing: str | None = None,
         steps_offset: int = 1,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
         self.remember(locals())
         at_least("num_train_timesteps", num_train_timesteps, 1)
         one_of("prediction_type", prediction_type, PREDICTION_TYPES)
-        one_of("timestep_spacing", timestep_spacing, SPACINGS)
+        one_of("timestep_spacing", self.spacing, SPACINGS)
         if rescale_betas_zero_snr and prediction_type == "epsilon":
             raise ValueError(
                 "rescale_betas_zero_snr: got True with prediction_type 'epsilon'; "
@@ -206,11 +208,15 @@ class Scheduler(Configured):
             self.spaced(num_inference_steps).round()
         ).long()
 
+    @property
+    def spacing(self) -> str:
+        """The spacing of the timesteps that was asked for, or that of this sampler."""
+        return self.config["timestep_spacing"] or self.default_spacing
+
     def spaced(self, steps: int) -> np.ndarray:
         """`spaced_timesteps`, with the settings of this sampler."""
-        config = self.config
-        spacing, offset = config["timestep_spacing"], config["steps_offset"]
-        return spaced_timesteps(spacing, self.num_train_timesteps, steps, offset)
+        offset = self.config["steps_offset"]
+        return spaced_timesteps(self.spacing, self.num_train_timesteps, steps, offset)
 
     def set_begin_index(self, begin_index: int) -> None:
         """Start at this position of `timesteps` (from a picture, not from noise)."""
@@ -281,3 +287,20 @@ class Scheduler(Configured):
         if self.num_inference_steps is None:
             raise RuntimeError("set_timesteps must be called before step")
         return self.num_train_timesteps // self.num_inference_steps
+
+
+def last_timesteps(scheduler: Scheduler, steps: int, strength: float) -> Tensor:
+    """Prepare a run of the last `strength` of all steps, and return its timesteps.
+
+    Raises:
+        ValueError: strength is not in (0, 1], or not one whole step is left.
+    """
+    done = int(steps * strength)
+    if not 0 < strength <= 1 or done < 1:
+        raise ValueError(
+            f"strength: got {strength}; allowed: at most 1, and at least one of the "
+            f"{steps} steps"
+        )
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(steps - done)
+    return scheduler.timesteps[steps - done :]

@@ -130,7 +130,7 @@ class CLIPTokenizer:
             ValueError: a file is not what its name says; the message names it.
         """
         directory = Path(directory)
-        options = {"pad_token": END, "model_max_length": 77}
+        options: dict[str, Any] = {"pad_token": END, "model_max_length": 77}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             if (directory / name).is_file():
                 stored = read_json(directory / name)

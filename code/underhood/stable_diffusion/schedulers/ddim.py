@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from underhood.stable_diffusion.noise import normal
+from underhood.stable_diffusion.noise import Generators, normal
 from underhood.stable_diffusion.noise_schedule import (
     Scheduler,
     Step,
@@ -49,7 +49,7 @@ class DDIMScheduler(Scheduler):
         sample: Tensor,
         *,
         eta: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Step:
         """From x_t to x_(t - stride), for t = `timestep`; every tensor (batch, ...).
 

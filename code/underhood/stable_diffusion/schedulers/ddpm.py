@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from underhood.stable_diffusion.checks import one_of
-from underhood.stable_diffusion.noise import normal
+from underhood.stable_diffusion.noise import Generators, normal
 from underhood.stable_diffusion.noise_schedule import Scheduler, Step, to_original
 
 
@@ -58,7 +57,7 @@ class DDPMScheduler(Scheduler):
         timestep: Tensor | float,
         sample: Tensor,
         *,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Step:
         """From x_t to x_(t-1), for t = `timestep`; every tensor (batch, ...)."""
         t = int(timestep)

@@ -30,11 +30,13 @@ class DPMSolverMultistepScheduler(Scheduler):
         euler_at_final: do the last one at order 1 in any case.
         use_karras_sigmas: the σ of Karras et al.
         final_sigmas_type: end at σ = "zero", or at that of step 0, "sigma_min".
-        timestep_spacing, **schedule: see `Scheduler`.
+        **schedule: see `Scheduler`.
 
     Source: Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion
     Probabilistic Models", 2022, algorithm 2.
     """
+
+    default_spacing = "linspace"
 
     def __init__(
         self,
@@ -45,10 +47,9 @@ class DPMSolverMultistepScheduler(Scheduler):
         euler_at_final: bool = False,
         use_karras_sigmas: bool = False,
         final_sigmas_type: str = "zero",
-        timestep_spacing: str = "linspace",
         **schedule: Any,
     ) -> None:
-        super().__init__(timestep_spacing=timestep_spacing, **schedule)
+        super().__init__(**schedule)
         self.remember(locals())
         one_of("solver_order", solver_order, (1, 2))
         one_of("solver_type", solver_type, ("midpoint", "heun"))
@@ -75,7 +76,7 @@ class DPMSolverMultistepScheduler(Scheduler):
 
     def spaced(self, steps: int) -> np.ndarray:
         """One step more than asked for, without its last: the end is not t = 0."""
-        if self.config["timestep_spacing"] == "trailing":
+        if self.spacing == "trailing":
             return super().spaced(steps)
         return super().spaced(steps + 1)[:-1]
 

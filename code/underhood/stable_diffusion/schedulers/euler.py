@@ -25,8 +25,10 @@ class SigmaScheduler(Scheduler):
     the network was trained on the others.
     """
 
-    def __init__(self, *, timestep_spacing: str = "linspace", **schedule: Any) -> None:
-        super().__init__(timestep_spacing=timestep_spacing, **schedule)
+    default_spacing = "linspace"
+
+    def __init__(self, **schedule: Any) -> None:
+        super().__init__(**schedule)
         if self.config["rescale_betas_zero_snr"]:
             self.alphas_cumprod[-1] = 2**-24  # σ would be infinite
         self._place(self.timesteps.numpy().astype(float), self._training_sigmas()[::-1])
@@ -53,7 +55,7 @@ class SigmaScheduler(Scheduler):
     def init_noise_sigma(self) -> Tensor:  # type: ignore[override]
         """The standard deviation of x at the first step."""
         largest = self.sigmas.max()
-        if self.config["timestep_spacing"] == "leading":
+        if self.spacing == "leading":
             return (largest**2 + 1).sqrt()
         return largest  # no signal at the end of the schedule, says the spacing
 
@@ -95,7 +97,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
     Args:
         use_karras_sigmas: the σ of Karras et al. between the first and the last one.
         final_sigmas_type: end at σ = "zero", or at that of step 0, "sigma_min".
-        timestep_spacing, **schedule: see `Scheduler`.
+        **schedule: see `Scheduler`.
 
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
     Models", 2022, algorithm 1 without its correction; as in k-diffusion.

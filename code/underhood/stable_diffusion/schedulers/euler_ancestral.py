@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from underhood.stable_diffusion.noise import normal
+from underhood.stable_diffusion.noise import Generators, normal
 from underhood.stable_diffusion.noise_schedule import Step
 from underhood.stable_diffusion.schedulers.euler import SigmaScheduler
 
@@ -30,7 +29,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         timestep: Tensor | float,
         sample: Tensor,
         *,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Step:
         """From σ of `timestep` to the next one; every tensor (batch, ...)."""
         self.stride()
