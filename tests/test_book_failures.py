@@ -24,6 +24,11 @@ FALSE_PAGES = {
         "untrue.md:10: cell 1, line 2: ClaimFailed: one is two",
     ),
     "twice": (cell(CLAIM + CLAIM), "ValueError: statement: claimed twice"),
+    "late": (  # the cause stands before what follows from it
+        cell("1 / 0") + "{glue:text}`later`",
+        "late.md:9: cell 1, line 1: ZeroDivisionError: division by zero\n"
+        "  book/late.md:12: No key 'later' found",
+    ),
     "syntax": (cell(CLAIM) + cell("def"), "syntax.md:14: cell 2, line 1: SyntaxError"),
     "dies": (cell(CLAIM) + cell("import os; os._exit(1)"), "cell 2, line 1: did not"),
     "unglued": (cell(CLAIM) + "{glue:text}`nowhere`", "No key 'nowhere' found"),

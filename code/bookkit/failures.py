@@ -70,6 +70,8 @@ class FailureLog(logging.Handler):
         lines = []
         for page, failures in sorted(self.pages().items()):
             lines.append(page or "the book")
+            # The cell that failed first: what it did not glue fails because of it.
+            failures.sort(key=lambda failure: not failure.message.startswith("cell "))
             for failure in failures:
                 first, *rest = failure.message.splitlines() or [""]
                 lines.append(f"  {failure.place or page}: {first}")
