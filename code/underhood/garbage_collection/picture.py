@@ -115,17 +115,16 @@ def _svg(panels: list[Panel], places: Mapping[str, Point], columns: int) -> str:
     width, height = columns * WIDTH, rows * cell
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" '
-        f'style="max-width:{width * 1.2:.0f}px;min-width:{width * 0.75:.0f}px;'
-        f'width:100%;height:auto" '
-        f'font-family="sans-serif" font-size="14" fill="currentColor">{drawn}</svg>'
+        f'style="max-width:{width * 1.2:.0f}px;width:100%;height:auto" '
+        f'font-family="sans-serif" font-size="16" fill="currentColor">{drawn}</svg>'
     )
 
 
 def _draw(panel: Panel, places: Mapping[str, Point], heading: float) -> str:
     parts = [
-        f'<text x="12" y="18" font-weight="bold" font-size="15">'
+        f'<text x="12" y="18" font-weight="bold" font-size="17">'
         f"{escape(panel.title)}</text>",
-        f'<text x="12" y="36" font-size="12.5">{escape(panel.subtitle)}</text>',
+        f'<text x="12" y="37" font-size="15">{escape(panel.subtitle)}</text>',
         f'<g transform="translate(0,{heading})">',
     ]
     for source, targets in panel.links.items():
@@ -155,7 +154,7 @@ def _node(panel: Panel, name: str, place: Point) -> str:
         f'fill-opacity="{tint}" stroke="{color}" stroke-width="2"{dash}/>'
         f'<text x="{x}" y="{y - 2}" text-anchor="middle" font-weight="bold">'
         f'{escape(name)}</text><text x="{x}" y="{y + 14}" text-anchor="middle" '
-        f'font-size="13">{panel.numbers.get(name, "")}</text>'
+        f'font-size="15">{panel.numbers.get(name, "")}</text>'
     )
 
 

@@ -47,7 +47,7 @@ def draw(graph: ObjectGraph) -> str:
     size = f'width="{total + MARGIN:.0f}" height="{height + 2 * MARGIN:.0f}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}" {size} '
-        f'style="max-width:100%;min-width:{0.75 * total:.0f}px;height:auto" '
+        f'style="max-width:100%;min-width:{0.65 * total:.0f}px;height:auto" '
         f'font-size="{FONT}">'
         f'<g transform="translate(0 {MARGIN:.0f})">{"".join(parts)}</g></svg>'
     )
