@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Axes = int | tuple[int, ...]
+
 # What each norm averages over, for x of (batch, channels, height, width).
 AXES = {"batch": (0, 2, 3), "instance": (2, 3), "layer": (1, 2, 3)}
 
 
-def center(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
+def center(x: Tensor, dim: Axes = -1) -> Tensor:
     """x without its mean over `dim`."""
     return x - x.mean(dim, keepdim=True)
 
 
-def rms_norm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 0.0) -> Tensor:
+def rms_norm(x: Tensor, dim: Axes = -1, eps: float = 0.0) -> Tensor:
     """x divided by its root mean square over `dim`; √d x / |x| for one axis.
 
     Args:
@@ -27,7 +29,7 @@ def rms_norm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 0.0) -> Te
     return x * torch.rsqrt(x.square().mean(dim, keepdim=True) + eps)
 
 
-def standardize(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 0.0) -> Tensor:
+def standardize(x: Tensor, dim: Axes = -1, eps: float = 0.0) -> Tensor:
     """Mean 0 and variance 1 over `dim`: center, then RMS norm.
 
     Over the features this is LayerNorm without its parameters; see `AXES`.

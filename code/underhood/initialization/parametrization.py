@@ -41,22 +41,24 @@ class Scaling:
         Source: Yang & Littwin (2023), Tensor Programs IVb.
         """
         power = {"sgd": 2, "adam": 1}[optimizer]
-        return Scaling(
-            self.multiplier * theta, self.std / theta, self.rate / theta**power
-        )
+        rate = self.rate / theta**power
+        return Scaling(self.multiplier * theta, self.std / theta, rate)
 
 
 def scalings(
-    parametrization: str, optimizer: str, width: int, base_width: int, in_features: int
+    parametrization: str,
+    optimizer: str,
+    width: int,
+    base_width: int,
+    in_features: int,
 ) -> dict[str, Scaling]:
     """The three layers in_features → width → width → out_features.
 
     At the base width all parametrizations are one.
 
     Args:
-        parametrization: "sp", what `LeCun` initialization and one learning rate
-            make; "ntk", standard normal weights and 1/√fan-in in front, up to
-            the constants of the base; "mup".
+        parametrization: "sp", LeCun's rule and one learning rate; "ntk", weights
+            that do not shrink and 1/√width in front; "mup".
         optimizer: "sgd" or "adam".
         width: of both hidden layers.
         base_width: where the learning rate was found.
@@ -72,7 +74,8 @@ def scalings(
     first = in_features**-0.5
     wide, base = width**-0.5, base_width**-0.5
     if parametrization == "sp":
-        layers = Scaling(1, first, 1), Scaling(1, wide, 1), Scaling(1, wide, 1)
+        inner = Scaling(1, wide, 1)
+        layers = Scaling(1, first, 1), inner, inner
     elif parametrization == "ntk":
         inner = Scaling(ratio**-0.5, base, 1)
         layers = Scaling(1, first, 1), inner, inner

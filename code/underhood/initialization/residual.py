@@ -102,7 +102,7 @@ def branch_gains(variant: str, depth: int) -> tuple[float, float]:
     match variant:
         case "gpt2":
             return 1.0, depth**-0.5
-        case "fixup":  # L^(-1 / (2m - 2)) with m = 2 matrices; the last is zero
+        case "fixup":  # L^(-1 / (2m - 2)) with m = 2; zero
             return depth**-0.5, 0.0
         case "deepnorm":  # (8 N)^(-1/4) with N = depth / 2
             beta = (4 * depth) ** -0.25

@@ -123,7 +123,7 @@ def lsuv_(layers: Sequence[nn.Module], x: Tensor) -> None:
     """
     with torch.no_grad():
         for layer in layers:
-            for _ in range(10):  # one step is enough unless the layer has a kink
+            for _ in range(10):  # a kink may ask for more than one
                 size = float(layer(x).square().mean())
                 if abs(size - 1) < 1e-3:
                     break
