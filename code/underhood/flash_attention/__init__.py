@@ -1,15 +1,15 @@
-"""FlashAttention, forward: from the safe softmax down to a Triton kernel."""
+"""FlashAttention: from the safe softmax down to Triton kernels."""
 
 import os
 
 import torch
 
-# Without a GPU, Triton's interpreter runs the kernel. Triton reads this when it is
+# Without a GPU, Triton's interpreter runs the kernels. Triton reads this when it is
 # imported, which happens on the first call that needs it.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from underhood.flash_attention.ahead_of_time import compile_kernel
+from underhood.flash_attention.ahead_of_time import compile_kernels
 from underhood.flash_attention.interface import flash_attention, triton_mode
 from underhood.flash_attention.memory import (
     FastMemory,
@@ -19,6 +19,11 @@ from underhood.flash_attention.memory import (
     queries_outside,
     standard_attention,
     widest_blocks,
+)
+from underhood.flash_attention.parallel import (
+    decode_attention,
+    merge_outputs,
+    ring_attention,
 )
 from underhood.flash_attention.partial import (
     Partial,
@@ -41,7 +46,12 @@ from underhood.flash_attention.passes import (
 )
 from underhood.flash_attention.picture import draw_merge_orders
 from underhood.flash_attention.reference import reference_attention, visible_keys
-from underhood.flash_attention.tiled import blocks, tile_kind, tiled_attention
+from underhood.flash_attention.tiled import (
+    blocks,
+    tile_kind,
+    tiled_attention,
+    tiled_gradients,
+)
 
 __all__ = [
     "FastMemory",
@@ -50,7 +60,8 @@ __all__ = [
     "Step",
     "Stream",
     "blocks",
-    "compile_kernel",
+    "compile_kernels",
+    "decode_attention",
     "delayed_attention",
     "draw_merge_orders",
     "empty_partial",
@@ -58,6 +69,7 @@ __all__ = [
     "flash_attention",
     "keys_outside",
     "merge",
+    "merge_outputs",
     "naive_softmax",
     "one_pass_attention",
     "online_attention",
@@ -67,11 +79,13 @@ __all__ = [
     "partial_attention",
     "queries_outside",
     "reference_attention",
+    "ring_attention",
     "safe_attention",
     "safe_softmax",
     "standard_attention",
     "tile_kind",
     "tiled_attention",
+    "tiled_gradients",
     "triton_mode",
     "visible_keys",
     "widest_blocks",

@@ -1,9 +1,10 @@
-"""Compile the kernel for a GPU on a machine that has none, and look at the result.
+"""Compile the kernels for a GPU on a machine that has none, and look at the result.
 
-Triton ships NVIDIA's assembler, so a laptop can tell whether the kernel compiles for
-an H100, whether it uses its tensor cores, and how much shared memory it asks for.
-The compiler and the interpreter exclude each other in one process: this module
-runs the compiler in another one.
+Triton ships NVIDIA's assembler, so a laptop can tell whether a kernel compiles for an
+H100, whether it uses the tensor cores, how much shared memory it asks for, and whether
+its numbers fit into registers. Compiler and interpreter exclude each other in one
+process, so this module runs the compiler in another one. There, the same code that
+launches the kernels is called, with a stand-in for the driver that only compiles.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,109 +25,141 @@ INSTRUCTIONS = {
     "mma.sync": r"mma\.sync",  # tensor cores, Ampere
     "cp.async": r"cp\.async\.cg",  # copies to shared memory behind the arithmetic
     "ex2": r"ex2\.approx",  # the exponential unit
-    "fma": r"fma\.rn",
+    "atom": r"\b(?:atom|red)\.",
 }
 
 
-def compile_kernel(
+def compile_kernels(
     capability: int = 90,
     dtype: str = "float16",
     head_dim: int = 64,
     *,
-    causal: bool = True,
-    length: int = 4096,
-) -> dict[str, Any]:
-    """Compile the forward kernel ahead of time, in a process of its own.
+    backward: bool = True,
+    **options: Any,
+) -> dict[str, dict[str, int]]:
+    """Compile what a call of `triton_attention` launches, in a process of its own.
 
     Args:
         capability: 80 (A100) or 90 (H100, H200).
         dtype: "float16", "bfloat16" or "float32".
-        head_dim: 16 to 128.
-        causal: which of the two kernels.
-        length: of the queries; it decides the tile size.
+        head_dim: 16 to 256.
+        backward: also the kernels of the backward pass.
+        options: causal, window, softcap, length, key_heads (of 4 heads);
+            key_lengths and alibi_slopes, True or False.
 
     Returns:
-        `shared_bytes`, `num_warps`, `ptx_lines`, and the number of each of the
-        `INSTRUCTIONS` in the PTX.
+        By kernel: `registers` per thread, `spilled` bytes per thread, `shared_bytes`,
+        `num_warps`, and the number of each of the `INSTRUCTIONS` in its PTX.
 
     Raises:
-        RuntimeError: the kernel does not compile; the message is the compiler's.
+        RuntimeError: a kernel does not compile; the message is the compiler's.
     """
     if capability not in SHARED_MEMORY_LIMIT:
         allowed = sorted(SHARED_MEMORY_LIMIT)
         raise ValueError(f"capability: got {capability}, allowed are {allowed}")
-    arguments = (capability, dtype, head_dim, int(causal), length)
+    arguments = [capability, dtype, head_dim, backward, options]
     source_root = str(Path(__file__).parents[2])
     search_path = [source_root, os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "TRITON_INTERPRET": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
     }
+    module = "underhood.flash_attention.ahead_of_time"
     done = subprocess.run(
-        [sys.executable, "-m", "underhood.flash_attention.ahead_of_time"]
-        + [str(argument) for argument in arguments],
+        [sys.executable, "-m", module, json.dumps(arguments)],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"the kernel does not compile:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout)
+        raise RuntimeError(f"a kernel does not compile:\n{done.stderr[-2000:]}")
+    result: dict[str, dict[str, int]] = json.loads(done.stdout)
     return result
 
 
 def _compile_here(
-    capability: int, dtype: str, head_dim: int, causal: bool, length: int
-) -> dict[str, Any]:
-    """What the other process does: compile as a launch on contiguous tensors would."""
+    capability: int, dtype: str, head_dim: int, backward: bool, options: dict[str, Any]
+) -> dict[str, dict[str, int]]:
+    """What the other process does."""
     import torch
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     from underhood.flash_attention import kernel
 
-    torch_dtype = getattr(torch, dtype)
-    sizes = kernel.block_sizes(length, head_dim, torch_dtype)
-    options = {name: sizes.pop(name) for name in ("num_warps", "num_stages")}
-    constants: dict[str, Any] = {
-        **kernel.constants(head_dim, torch_dtype, causal),
-        **sizes,
-        **{f"stride_{each}d": 1 for each in "qkvo"},
-    }
-    short = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}[dtype]
-    signature, aligned = {}, {}
-    for index, name in enumerate(kernel.attention_forward.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if name == "lse_ptr" else f"*{short}"
-            aligned[(index,)] = [["tt.divisibility", 16]]
-        else:
-            signature[name] = "fp32" if name == "qk_scale" else "i32"
-            if name.startswith("stride") and head_dim % 16 == 0:
-                aligned[(index,)] = [["tt.divisibility", 16]]
-    compiled = triton.compile(
-        ASTSource(kernel.attention_forward, signature, constants, aligned),
-        target=GPUTarget("cuda", capability, 32),
-        options=options,
-    )
+    compiled = _only_compile(kernel, capability)
+    heads, length = 4, options.pop("length", 4096)
+    shapes = [
+        (2, n, length, head_dim) for n in (heads, *[options.pop("key_heads", 4)] * 2)
+    ]
+    tensors = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in shapes]
+    if options.pop("key_lengths", False):
+        options["key_lengths"] = torch.tensor([length, 1])
+    if options.pop("alibi_slopes", False):
+        options["alibi_slopes"] = torch.ones(heads)
+    for tensor in tensors:
+        tensor.requires_grad_(backward)
+    output, _ = kernel.triton_attention(*tensors, **options)
+    if backward:
+        torch.autograd.grad(output, tensors, torch.zeros_like(output))
+    return {name: _look_at(each) for name, each in compiled.items()}
+
+
+def _only_compile(kernel: Any, capability: int) -> dict[str, Any]:
+    """Make the launches of `kernel` compile, and collect what they compile."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    class Driver:
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", capability, 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    triton.runtime.driver.set_active(Driver())
+    compiled: dict[str, Any] = {}
+
+    def collect(function: Any) -> None:
+        run = type(function).run
+
+        def compile_only(*args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+            made = run(function, *args, grid=grid, warmup=True, **kwargs)
+            compiled[function.__name__] = made
+
+        function.run = compile_only
+
+    for function in kernel.CONFIGS:
+        collect(function)
+    return compiled
+
+
+def _look_at(compiled: Any) -> dict[str, int]:
+    """Ask NVIDIA's cuobjdump about the machine code, and the PTX by pattern."""
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(compiled.asm["cubin"])
+        usage = subprocess.run(
+            [tools / "cuobjdump", "-res-usage", file],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    registers, spilled = re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0]
     ptx = compiled.asm["ptx"]
     return {
+        "registers": int(registers),
+        "spilled": int(spilled),
         "shared_bytes": compiled.metadata.shared,
-        "num_warps": options["num_warps"],
-        "ptx_lines": len(ptx.splitlines()),
+        "num_warps": compiled.metadata.num_warps,
         **{name: len(re.findall(form, ptx)) for name, form in INSTRUCTIONS.items()},
     }
 
 
 if __name__ == "__main__":
-    capability, dtype, head_dim, causal, length = sys.argv[1:]
-    print(
-        json.dumps(
-            _compile_here(
-                int(capability), dtype, int(head_dim), causal == "1", int(length)
-            )
-        )
-    )
+    print(json.dumps(_compile_here(*json.loads(sys.argv[1]))))

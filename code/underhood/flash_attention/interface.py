@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from underhood.flash_attention.reference import reference_attention
-from underhood.flash_attention.tiled import tiled_attention
+from underhood.flash_attention.tiled import TiledAttention
 
 BACKENDS = ("auto", "reference", "tiled", "triton")
+Attend = Callable[..., tuple[Tensor, Tensor]]
 
 
 def flash_attention(
@@ -22,24 +24,39 @@ def flash_attention(
     *,
     causal: bool = False,
     softmax_scale: float | None = None,
+    window: tuple[int, int] = (-1, -1),
+    key_lengths: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    softcap: float = 0.0,
     return_lse: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact attention: softmax(query key^T * softmax_scale) value.
 
+    The last query stands at the last key (aligned bottom-right): query i at key
+    i + key_length - query_length. A row that sees no key gives 0.
+
     Args:
         query: (batch, heads, query_length, head_dim); any strides.
-        key, value: (batch, heads, key_length, head_dim), dtype and device of `query`.
-        causal: query i sees key j only where j <= i + key_length - query_length
-            (aligned bottom-right). A row that sees nothing gives 0.
+        key, value: (batch, key_heads, key_length, head_dim), dtype and device of
+            `query`; key_heads divides heads, whose neighbors share a key head (GQA).
+        causal: a query sees no key after its place.
         softmax_scale: positive; by default 1 / sqrt(head_dim).
-        return_lse: also return the logsumexp of each row of scaled scores: natural
-            log, (batch, heads, query_length), at least float32; -inf where a row
-            sees nothing.
+        window: (left, right), how many keys before and after its place a query sees;
+            -1 is no limit. `causal` sets right to 0.
+        key_lengths: (batch,), int: only so many keys of a sequence count, and its
+            queries stand at the last of those, as in a partly filled cache. What lies
+            beyond is not read. A padded batch that is `causal` needs no lengths.
+            (batch, key_heads) gives each key head its own.
+        alibi_slopes: (heads,) or (batch, heads): slope * distance is taken off.
+        softcap: c > 0 makes scores c * tanh(scores / c), before ALiBi; 0 is none.
+        return_lse: also return the logsumexp of each row of scores: natural log,
+            (batch, heads, query_length), at least float32; -inf where a row sees
+            nothing. It has gradients, too.
         backend: "reference" is the formula, "tiled" FlashAttention in PyTorch, and
-            "triton" the kernel: head_dim 16 to 128, float16, float32, on a GPU also
-            bfloat16, forward only. "auto" takes the kernel for CUDA tensors that it
-            can do, "tiled" otherwise. Gradients flow through the first two.
+            "triton" the kernel: head_dim 16 to 256, float16, float32, on a GPU also
+            bfloat16. "auto" takes the kernel for CUDA tensors that it can do, "tiled"
+            otherwise.
 
     Returns:
         The output, shape and dtype of `query`; with `return_lse` (output, lse).
@@ -48,33 +65,80 @@ def flash_attention(
         ValueError, TypeError: an argument is not as above.
         ModuleNotFoundError: backend="triton" without triton installed.
 
-    Source: Dao 2023 (arXiv:2307.08691); the mask is that of flash-attn 2.1 and later.
+    Source: Dao 2023 (arXiv:2307.08691); masks and biases are those of flash-attn 2.6.
     """
     _check_shapes(query, key, value)
     if softmax_scale is None:
         softmax_scale = 1 / math.sqrt(query.shape[-1])
     if not (softmax_scale > 0 and math.isfinite(softmax_scale)):
         raise ValueError(f"softmax_scale: got {softmax_scale}; it must be positive")
+    if not (softcap >= 0 and math.isfinite(softcap)):
+        raise ValueError(f"softcap: got {softcap}; it must be positive, or 0 for none")
+    if len(window) != 2 or any(int(side) != side or side < -1 for side in window):
+        raise ValueError(
+            f"window: got {window}; needed are two numbers, each -1 or more"
+        )
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, allowed are {BACKENDS}")
+    options: dict[str, Any] = {
+        "causal": causal,
+        "softmax_scale": softmax_scale,
+        "window": (int(window[0]), int(window[1])),
+        "alibi_slopes": _checked_slopes(alibi_slopes, query),
+        "softcap": float(softcap),
+    }
+    lengths = _checked_lengths(key_lengths, key)
     if backend == "triton":
-        _check_kernel_can(query, key, value)
+        _check_kernel_can(query)
     elif backend == "auto":
-        backend = _best_backend(query, key, value)
+        backend = _best_backend(query)
     attend = _function_of(backend)
-    output, lse = attend(query, key, value, causal=causal, softmax_scale=softmax_scale)
+    if lengths is None:
+        output, lse = attend(query, key, value, **options)
+    elif backend == "triton":
+        output, lse = attend(query, key, value, key_lengths=lengths, **options)
+    else:
+        output, lse = _head_by_head(attend, query, key, value, lengths, options)
     return (output, lse) if return_lse else output
 
 
-def _function_of(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
+def _function_of(backend: str) -> Attend:
     if backend == "reference":
         return reference_attention
     if backend == "tiled":
-        return tiled_attention
+        return lambda query, key, value, **options: TiledAttention.apply(  # type: ignore[no-any-return, no-untyped-call]
+            query, key, value, options
+        )
     # Imported here, because everything else works without triton.
     from underhood.flash_attention.kernel import triton_attention
 
     return triton_attention
+
+
+def _head_by_head(
+    attend: Attend,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Each sequence and key head with the keys that it has, and no others."""
+    batch, heads, rows, head_dim = query.shape
+    group = heads // key.shape[1]
+    slopes = options["alibi_slopes"]
+    found = []
+    for b, of_heads in enumerate(lengths.tolist()):
+        for h, length in enumerate(of_heads):
+            mine = slice(b, b + 1), slice(h * group, (h + 1) * group)
+            seen = slice(b, b + 1), slice(h, h + 1), slice(0, length)
+            own = options | {"alibi_slopes": None if slopes is None else slopes[mine]}
+            found.append(attend(query[mine], key[seen], value[seen], **own))
+    outputs, lses = zip(*found, strict=True)
+    shape = (batch, heads, rows)
+    return torch.stack(outputs).reshape(*shape, head_dim), torch.stack(lses).reshape(
+        shape
+    )
 
 
 def triton_mode() -> str:
@@ -108,30 +172,62 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(
             f"value: got shape {tuple(value.shape)}, but key has {tuple(key.shape)}"
         )
-    if key.shape != (batch, heads, key.shape[2], head_dim):
+    if (key.shape[0], key.shape[3]) != (batch, head_dim) or heads % key.shape[1]:
         raise ValueError(
             f"key: got shape {tuple(key.shape)}; for this query it must be "
-            f"({batch}, {heads}, length, {head_dim})"
+            f"({batch}, a divisor of {heads}, length, {head_dim})"
         )
 
 
-def _why_not_triton(query: Tensor, key: Tensor, value: Tensor) -> str:
+def _checked_lengths(lengths: Tensor | None, key: Tensor) -> Tensor | None:
+    """(batch, key_heads), int32."""
+    if lengths is None:
+        return None
+    batch, key_heads, key_length, _ = key.shape
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise TypeError(f"key_lengths: got {lengths.dtype}; it must be integers")
+    if lengths.shape not in ((batch,), (batch, key_heads)):
+        raise ValueError(
+            f"key_lengths: got shape {tuple(lengths.shape)}; needed is ({batch},) or "
+            f"({batch}, {key_heads})"
+        )
+    # On a GPU the values are not looked at: that would wait for all work before.
+    if not lengths.is_cuda and not ((lengths >= 0) & (lengths <= key_length)).all():
+        raise ValueError(
+            f"key_lengths: got {lengths.tolist()}; each must be 0 to {key_length}"
+        )
+    wide = lengths.reshape(batch, -1).expand(batch, key_heads)
+    return wide.to(key.device, torch.int32)
+
+
+def _checked_slopes(slopes: Tensor | None, query: Tensor) -> Tensor | None:
+    """(batch, heads)."""
+    if slopes is None:
+        return None
+    batch, heads = query.shape[:2]
+    if slopes.shape not in ((heads,), (batch, heads)):
+        raise ValueError(
+            f"alibi_slopes: got shape {tuple(slopes.shape)}; needed is ({heads},) or "
+            f"({batch}, {heads})"
+        )
+    if slopes.requires_grad:
+        raise ValueError(
+            "alibi_slopes: requires a gradient; they have none, detach them"
+        )
+    return slopes.to(query.device).expand(batch, heads)
+
+
+def _why_not_triton(query: Tensor) -> str:
     """Why the kernel cannot compute this; empty when it can."""
-    if not 16 <= query.shape[-1] <= 128:
-        return f"query: got head_dim {query.shape[-1]}, the kernel takes 16 to 128"
+    if not 16 <= query.shape[-1] <= 256:
+        return f"query: got head_dim {query.shape[-1]}, the kernel takes 16 to 256"
     if query.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"query: got {query.dtype}, the kernel takes float16, bfloat16, float32"
-    tensors = (query, key, value)
-    if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
-        return (
-            "query, key, value: the kernel has no backward pass; use "
-            'backend="tiled", torch.no_grad(), or detach()'
-        )
     return ""
 
 
-def _check_kernel_can(query: Tensor, key: Tensor, value: Tensor) -> None:
-    if reason := _why_not_triton(query, key, value):
+def _check_kernel_can(query: Tensor) -> None:
+    if reason := _why_not_triton(query):
         raise ValueError(reason)
     mode = triton_mode()
     if not mode:
@@ -152,8 +248,6 @@ def _check_kernel_can(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
 
 
-def _best_backend(query: Tensor, key: Tensor, value: Tensor) -> str:
+def _best_backend(query: Tensor) -> str:
     kernel_runs = query.is_cuda and triton_mode() == "gpu"
-    return (
-        "triton" if kernel_runs and not _why_not_triton(query, key, value) else "tiled"
-    )
+    return "triton" if kernel_runs and not _why_not_triton(query) else "tiled"

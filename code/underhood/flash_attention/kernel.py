@@ -1,202 +1,350 @@
-"""The forward pass of FlashAttention as one Triton kernel.
+"""FlashAttention, forward and backward, in Triton, as an operator of PyTorch.
 
-This file needs torch and triton and nothing else: copy it into a project.
-One program computes one tile of queries of one head. It walks over the keys
-and values in tiles, keeps a running maximum, a running sum and an output not
-yet divided per row, and divides once at the end (Dao 2023, Algorithm 1).
+This file needs torch and triton and nothing else: copy it into a project, and call
+`triton_attention`. A program of `attention_forward` or `attention_dq` holds a tile of
+queries and walks over keys; one of `attention_dkdv` holds keys and walks over queries.
+Each writes rows of its own: no atomics, equal bits in every run. After Dao 2023,
+arXiv:2307.08691, Algorithms 1 and 2.
 """
 
-# mypy: disallow-untyped-defs=False
-from __future__ import annotations
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+from collections import namedtuple
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x * LOG2_E)
-LN_2 = tl.constexpr(0.6931471805599453)
-
-
-def block_sizes(query_length: int, head_dim: int, dtype: torch.dtype) -> dict:
-    """Tile sizes and launch options, from the shape alone: no autotuning.
-
-    No tensor core multiplies float32 at full precision: its tiles are small.
-    A short query (decoding) gets a short tile, of at least the 16 rows of a
-    `tl.dot`.
-    """
-    block_q, block_k = (64, 32) if dtype == torch.float32 else (128, 64)
-    block_q = min(block_q, max(16, triton.next_power_of_2(query_length)))
-    return {
-        "BLOCK_Q": block_q,
-        "BLOCK_K": block_k,
-        "num_warps": 8 if block_q == 128 and head_dim > 64 else 4,
-        "num_stages": 3 if dtype.itemsize == 2 else 2,
-    }
-
-
-def constants(head_dim: int, dtype: torch.dtype, causal: bool) -> dict:
-    """What the kernel is compiled for, beside the tile sizes."""
-    block_d = max(16, triton.next_power_of_2(head_dim))
-    return {
-        "CAUSAL": causal,
-        # TF32 would be fast, and wrong in the fourth digit. Halves ignore it.
-        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
-        "EVEN_D": head_dim == block_d,
-        "BLOCK_D": block_d,
-    }
+# What a kernel is told when it starts: the keys of each sequence, (batch * key heads,),
+# and slopes of ALiBi, (batch * heads,), or None; `group` query heads share a key head.
+Call = namedtuple("Call", "lengths slopes heads group query_length key_length scale")
+# What it is compiled for. A query sees LEFT keys before its place and RIGHT after it,
+# all if -1; a SOFTCAP of 0 is none; BLOCK_D is the power of two that holds HEAD_DIM.
+Mode = namedtuple("Mode", "LEFT RIGHT SOFTCAP HEAD_DIM BLOCK_D BLOCK_Q BLOCK_K")
 
 
 @triton.jit
-def load_tile(
-    pointers, row_inside, dim_inside,
-    MASKED: tl.constexpr, EVEN_D: tl.constexpr,
-):  # fmt: skip
-    """Load (rows, BLOCK_D); what lies outside the tensor becomes 0."""
-    if MASKED:
-        return tl.load(pointers, mask=row_inside & dim_inside, other=0.0)
-    if EVEN_D:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=dim_inside, other=0.0)
+def head_of(tensor, batch, head):
+    pointer, stride = tensor
+    return pointer + batch * stride[0] + head * stride[1], stride[2]
 
 
 @triton.jit
-def walk_keys(
-    acc, row_max, row_sum, query,
-    key_ptrs, value_ptrs, stride_kn, stride_vn,
-    start, stop, last_visible, key_length, head_dim, qk_scale,
-    MASKED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, EVEN_D: tl.constexpr,
-):  # fmt: skip
-    """Fold the keys and values start..stop into (acc, row_max, row_sum)."""
-    dim_inside = tl.arange(0, BLOCK_D)[None, :] < head_dim
-    for first in tl.range(start, stop, BLOCK_K):
-        columns = first + tl.arange(0, BLOCK_K)
-        inside = columns[:, None] < key_length
-        key = load_tile(key_ptrs, inside, dim_inside, MASKED, EVEN_D)
-        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
-        if MASKED:
-            visible = columns[None, :] < key_length
-            if CAUSAL:
-                visible &= columns[None, :] <= last_visible[:, None]
-            scores = tl.where(visible, scores, float("-inf"))
-
-        # Scaling the maximum, not the scores, makes s * scale - m one FMA.
-        new_max = tl.maximum(row_max, tl.max(scores, 1) * qk_scale)
-        shift = new_max
-        if MASKED:  # a row may have seen no key yet, and -inf - -inf is NaN
-            shift = tl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = tl.exp2(scores * qk_scale - shift[:, None])
-        rescale = tl.exp2(row_max - shift)
-        row_max = new_max
-        row_sum = row_sum * rescale + tl.sum(weights, 1)
-
-        value = load_tile(value_ptrs, inside, dim_inside, MASKED, EVEN_D)
-        weights = weights.to(value.dtype)
-        acc = acc * rescale[:, None]
-        acc = tl.dot(weights, value, acc, input_precision=PRECISION)
-        key_ptrs += BLOCK_K * stride_kn
-        value_ptrs += BLOCK_K * stride_vn
-    return acc, row_max, row_sum, key_ptrs, value_ptrs
-
-
-@triton.jit
-def attention_forward(
-    query_ptr, key_ptr, value_ptr, out_ptr, lse_ptr,
-    stride_qb, stride_qh, stride_qn, stride_qd,
-    stride_kb, stride_kh, stride_kn, stride_kd,
-    stride_vb, stride_vh, stride_vn, stride_vd,
-    stride_ob, stride_oh, stride_on, stride_od,
-    num_heads, query_length, key_length, head_dim, qk_scale,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr, EVEN_D: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """One tile of queries of one head; grid: (tiles * batch * heads,)."""
-    num_tiles = tl.cdiv(query_length, BLOCK_Q)
-    tile = tl.program_id(0) % num_tiles
-    batch_head = tl.program_id(0) // num_tiles
-    if CAUSAL:  # the last tile has the most keys to see: start it first
-        tile = num_tiles - 1 - tile
+def load_tile(head, row, length, CHECK: tl.constexpr, MODE: tl.constexpr):
+    """Load rows of a head, (rows, BLOCK_D); what lies outside is 0."""
+    dim = tl.arange(0, MODE.BLOCK_D)[None, :]
     # 64 bits: an offset into a large tensor does not fit into 32.
-    batch = (batch_head // num_heads).to(tl.int64)
-    head = (batch_head % num_heads).to(tl.int64)
-    first_row = tile * BLOCK_Q
-    rows = first_row + tl.arange(0, BLOCK_Q)
-    wide_rows = rows.to(tl.int64)[:, None]
-    columns = tl.arange(0, BLOCK_K)[:, None]
-    dims = tl.arange(0, BLOCK_D)[None, :]
+    pointers = head[0] + (row.to(tl.int64) * head[1])[:, None] + dim
+    if CHECK:
+        inside = (row[:, None] < length) & (dim < MODE.HEAD_DIM)
+        return tl.load(pointers, mask=inside, other=0.0)
+    if MODE.HEAD_DIM == MODE.BLOCK_D:
+        return tl.load(pointers)
+    return tl.load(pointers, mask=dim < MODE.HEAD_DIM, other=0.0)
 
-    query_ptr += batch * stride_qb + head * stride_qh
-    key_ptr += batch * stride_kb + head * stride_kh
-    value_ptr += batch * stride_vb + head * stride_vh
-    out_ptr += batch * stride_ob + head * stride_oh
-    lse_ptr += batch_head.to(tl.int64) * query_length
-    key_ptrs = key_ptr + columns * stride_kn + dims * stride_kd
-    value_ptrs = value_ptr + columns * stride_vn + dims * stride_vd
-    inside = (rows[:, None] < query_length) & (dims < head_dim)
-    query_ptrs = query_ptr + wide_rows * stride_qn + dims * stride_qd
-    query = tl.load(query_ptrs, mask=inside, other=0.0)
 
-    acc = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-    row_max = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    row_sum = tl.zeros([BLOCK_Q], tl.float32)
+@triton.jit
+def store_tile(head, row, length, tile, MODE: tl.constexpr):
+    dim = tl.arange(0, MODE.BLOCK_D)[None, :]
+    pointers = head[0] + (row.to(tl.int64) * head[1])[:, None] + dim
+    inside = (row[:, None] < length) & (dim < MODE.HEAD_DIM)
+    tl.store(pointers, tile.to(head[0].dtype.element_ty), mask=inside)
 
-    # Keys 0..full are seen by every row, full..stop by some, others by none.
-    full, stop = key_length, key_length
-    offset = key_length - query_length  # bottom-right: the last row sees all
-    if CAUSAL:
-        full = tl.maximum(tl.minimum(first_row + offset + 1, full), 0)
-        stop = tl.minimum(first_row + BLOCK_Q + offset, stop)
-    full = full // BLOCK_K * BLOCK_K
-    acc, row_max, row_sum, key_ptrs, value_ptrs = walk_keys(
-        acc, row_max, row_sum, query,
-        key_ptrs, value_ptrs, stride_kn, stride_vn,
-        0, full, rows + offset, key_length, head_dim, qk_scale,
-        False, CAUSAL, PRECISION, BLOCK_K, BLOCK_D, EVEN_D,
-    )  # fmt: skip
-    acc, row_max, row_sum, key_ptrs, value_ptrs = walk_keys(
-        acc, row_max, row_sum, query,
-        key_ptrs, value_ptrs, stride_kn, stride_vn,
-        full, stop, rows + offset, key_length, head_dim, qk_scale,
-        True, CAUSAL, PRECISION, BLOCK_K, BLOCK_D, EVEN_D,
-    )  # fmt: skip
+
+@triton.jit
+def walk_edges(first, length, ROWS: tl.constexpr, BEFORE: tl.constexpr,
+               AFTER: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Edges of three parts of a walk; in the middle one all is seen: no mask."""
+    start, full_start, full_stop, stop = 0, 0, length, length
+    if AFTER >= 0:
+        full_stop = tl.minimum(full_stop, first + AFTER + 1)
+        stop = tl.maximum(tl.minimum(stop, first + ROWS + AFTER), 0)
+    if BEFORE >= 0:
+        start = tl.maximum(first - BEFORE, 0) // BLOCK * BLOCK
+        full_start = tl.maximum(first + ROWS - 1 - BEFORE, 0)
+        full_start = tl.minimum(tl.cdiv(full_start, BLOCK) * BLOCK, stop)
+    full_stop = tl.maximum(full_stop // BLOCK * BLOCK, full_start)
+    return start, full_start, full_stop, stop
+
+
+@triton.jit
+def shape_scores(scores, position, column, facts, CHECK: tl.constexpr,
+                 MODE: tl.constexpr):  # fmt: skip
+    """Soft-cap, ALiBi and mask; also what takes the scores to base 2, and the tanh."""
+    key_length, slope, scale = facts
+    unit = scale * LOG2_E
+    capped = scores
+    if MODE.SOFTCAP > 0:
+        x = scores * (scale / MODE.SOFTCAP)
+        near = x + x * x * x * (-1 / 3 + x * x * (2 / 15 - x * x * (17 / 315)))
+        far = 1 - 2 / (tl.exp2(x * (2 * LOG2_E)) + 1)  # loses its digits near 0
+        capped = tl.where(tl.abs(x) < 0.2, near, far)  # tanh(x)
+        scores = capped * (MODE.SOFTCAP * LOG2_E)
+        unit = 1.0
+    if slope is not None:
+        distance = tl.abs(position - column).to(tl.float32)
+        scores = scores * unit - distance * (slope * LOG2_E)
+        unit = 1.0
+    if CHECK:
+        visible = column < key_length
+        if MODE.RIGHT >= 0:
+            visible &= column <= position + MODE.RIGHT
+        if MODE.LEFT >= 0:
+            visible &= column >= position - MODE.LEFT
+        scores = tl.where(visible, scores, float("-inf"))
+    return scores, unit, capped
+
+
+@triton.jit
+def gradients(scores, d_weights, lse, delta, position, column, facts,
+              CHECK: tl.constexpr, MODE: tl.constexpr):  # fmt: skip
+    """The weights of a tile once more, and the gradients of its scaled scores."""
+    scores, unit, capped = shape_scores(scores, position, column, facts, CHECK, MODE)
+    # A row that saw nothing has lse = -inf. Turned around, its weights become 0.
+    lse = tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
+    weights = tl.exp2(scores * unit - lse)
+    d_scores = weights * (d_weights - delta)
+    if MODE.SOFTCAP > 0:
+        d_scores *= 1 - capped * capped
+    return weights, d_scores
+
+
+@triton.jit
+def find_head(batch_head, call):
+    key_length, slope = call.key_length, None
+    if call.lengths is not None:
+        key_length = tl.load(call.lengths + batch_head // call.group)
+    if call.slopes is not None:
+        slope = tl.load(call.slopes + batch_head)
+    batch, head = batch_head // call.heads, batch_head % call.heads
+    return batch, head, head // call.group, (key_length, slope, call.scale)
+
+
+@triton.jit
+def my_queries(call, MODE: tl.constexpr):
+    """Which tile of queries this program has; grid: (tiles * batch * heads,)."""
+    num_tiles = tl.cdiv(call.query_length, MODE.BLOCK_Q)
+    tile = tl.program_id(0) % num_tiles
+    if MODE.RIGHT >= 0:  # the last tile has the most keys to see: start it first
+        tile = num_tiles - 1 - tile
+    return tile * MODE.BLOCK_Q, (tl.program_id(0) // num_tiles).to(tl.int64)
+
+
+@triton.jit
+def attention_forward(query, key, value, out, lse_ptr, call, MODE: tl.constexpr):
+    top, batch_head = my_queries(call, MODE)
+    batch, head, kv_head, facts = find_head(batch_head, call)
+    query, out = head_of(query, batch, head), head_of(out, batch, head)
+    key, value = head_of(key, batch, kv_head), head_of(value, batch, kv_head)
+    length, key_length = call.query_length, facts[0]
+    row = top + tl.arange(0, MODE.BLOCK_Q)
+    position = row + key_length - length  # bottom-right: the last sees the last
+    edges = walk_edges(top + key_length - length, key_length, MODE.BLOCK_Q,
+                       MODE.LEFT, MODE.RIGHT, MODE.BLOCK_K)  # fmt: skip
+    q = load_tile(query, row, length, True, MODE)
+    acc = tl.full([MODE.BLOCK_Q, MODE.BLOCK_D], 0.0, tl.float32)
+    row_max = tl.full([MODE.BLOCK_Q], float("-inf"), tl.float32)
+    row_sum = tl.full([MODE.BLOCK_Q], 0.0, tl.float32)
+    for part in tl.static_range(3):
+        for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_K):
+            column = first + tl.arange(0, MODE.BLOCK_K)
+            k = load_tile(key, column, key_length, part != 1, MODE)
+            scores = tl.dot(q, tl.trans(k))
+            scores, unit, _ = shape_scores(
+                scores, position[:, None], column[None, :], facts, part != 1, MODE
+            )
+            # Scaling the maximum, not the scores, makes s * unit - shift one FMA.
+            new_max = tl.maximum(row_max, tl.max(scores, 1) * unit)
+            shift = new_max
+            if part != 1:  # a row may have seen no key yet, and -inf - -inf is NaN
+                shift = tl.where(new_max == float("-inf"), 0.0, new_max)
+            weights = tl.exp2(scores * unit - shift[:, None])
+            rescale = tl.exp2(row_max - shift)
+            row_max = new_max
+            row_sum = row_sum * rescale + tl.sum(weights, 1)
+            acc = acc * rescale[:, None]
+            v = load_tile(value, column, key_length, part != 1, MODE)
+            acc = tl.dot(weights.to(v.dtype), v, acc)
 
     # A row that sees nothing has the sum 0: its output is 0, its lse -inf.
     row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)
-    lse = (row_max + tl.log2(row_sum)) * LN_2
-    tl.store(lse_ptr + rows, lse, mask=rows < query_length)
-    out = (acc / row_sum[:, None]).to(out_ptr.dtype.element_ty)
-    out_ptrs = out_ptr + wide_rows * stride_on + dims * stride_od
-    tl.store(out_ptrs, out, mask=inside)
+    lse = (row_max + tl.log2(row_sum)) / LOG2_E
+    tl.store(lse_ptr + batch_head * length + row, lse, mask=row < length)
+    store_tile(out, row, length, acc / row_sum[:, None], MODE)
 
 
-def triton_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    causal: bool,
-    softmax_scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Launch the kernel, with the arguments of `flash_attention`, checked.
+@triton.jit
+def attention_dq(query, key, value, out, lse_ptr, d_out, d_lse_ptr, delta_ptr, d_query,
+                 call, MODE: tl.constexpr):  # fmt: skip
+    top, batch_head = my_queries(call, MODE)
+    batch, head, kv_head, facts = find_head(batch_head, call)
+    key, value = head_of(key, batch, kv_head), head_of(value, batch, kv_head)
+    length, key_length = call.query_length, facts[0]
+    row = top + tl.arange(0, MODE.BLOCK_Q)
+    position = row + key_length - length
+    edges = walk_edges(top + key_length - length, key_length, MODE.BLOCK_Q,
+                       MODE.LEFT, MODE.RIGHT, MODE.BLOCK_K)  # fmt: skip
+    q = load_tile(head_of(query, batch, head), row, length, True, MODE)
+    o = load_tile(head_of(out, batch, head), row, length, True, MODE)
+    do = load_tile(head_of(d_out, batch, head), row, length, True, MODE)
+    stat, inside = batch_head * length + row, row < length
+    lse = tl.load(lse_ptr + stat, mask=inside, other=float("-inf"))
+    d_lse = tl.load(d_lse_ptr + stat, mask=inside, other=0.0)
+    delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1) - d_lse
+    delta = tl.where(lse == float("-inf"), 0.0, delta)
+    tl.store(delta_ptr + stat, delta, mask=inside)  # for `attention_dkdv`
+    dq = tl.full([MODE.BLOCK_Q, MODE.BLOCK_D], 0.0, tl.float32)
+    for part in tl.static_range(3):
+        for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_K):
+            column = first + tl.arange(0, MODE.BLOCK_K)
+            k = load_tile(key, column, key_length, part != 1, MODE)
+            v = load_tile(value, column, key_length, part != 1, MODE)
+            scores, d_weights = tl.dot(q, tl.trans(k)), tl.dot(do, tl.trans(v))
+            _, d_scores = gradients(
+                scores, d_weights, lse[:, None], delta[:, None],
+                position[:, None], column[None, :], facts, part != 1, MODE)  # fmt: skip
+            dq = tl.dot(d_scores.to(k.dtype), k, dq)
+    store_tile(head_of(d_query, batch, head), row, length, dq * call.scale, MODE)
 
-    Returns the output, (batch, heads, query_length, head_dim) in the dtype of
-    `query`, and the logsumexp of the scaled scores in natural log,
-    (batch, heads, query_length) in float32.
-    """
-    batch, num_heads, query_length, head_dim = query.shape
-    device = query.device
-    out = torch.empty(query.shape, dtype=query.dtype, device=device)
-    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=device)
-    sizes = block_sizes(query_length, head_dim, query.dtype)
-    num_tiles = triton.cdiv(query_length, sizes["BLOCK_Q"])
+
+@triton.jit
+def attention_dkdv(query, key, value, lse_ptr, d_out, delta_ptr, d_key, d_value,
+                   call, MODE: tl.constexpr):  # fmt: skip
+    """A tile of one key head, scores as (keys, queries); grid: (all such tiles,)."""
+    num_tiles = tl.cdiv(call.key_length, MODE.BLOCK_K)
+    top = tl.program_id(0) % num_tiles * MODE.BLOCK_K
+    first_head = (tl.program_id(0) // num_tiles).to(tl.int64) * call.group
+    batch, _, kv_head, facts = find_head(first_head, call)
+    length, size = call.query_length, call.key_length
+    offset = facts[0] - length
+    column = top + tl.arange(0, MODE.BLOCK_K)
+    # A query sees keys LEFT before to RIGHT after it; for a key it is the reverse.
+    edges = walk_edges(top - offset, length, MODE.BLOCK_K,
+                       MODE.RIGHT, MODE.LEFT, MODE.BLOCK_Q)  # fmt: skip
+    k = load_tile(head_of(key, batch, kv_head), column, size, True, MODE)
+    v = load_tile(head_of(value, batch, kv_head), column, size, True, MODE)
+    dk = tl.full([MODE.BLOCK_K, MODE.BLOCK_D], 0.0, tl.float32)
+    dv = tl.full([MODE.BLOCK_K, MODE.BLOCK_D], 0.0, tl.float32)
+    for batch_head in tl.range(first_head, first_head + call.group):
+        _, head, _, facts = find_head(batch_head, call)
+        queries, d_outs = head_of(query, batch, head), head_of(d_out, batch, head)
+        for part in tl.static_range(3):
+            for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_Q):
+                row = first + tl.arange(0, MODE.BLOCK_Q)
+                q = load_tile(queries, row, length, part != 1, MODE)
+                do = load_tile(d_outs, row, length, part != 1, MODE)
+                stat, inside = batch_head * length + row, row < length
+                lse = tl.load(lse_ptr + stat, mask=inside, other=float("-inf"))
+                delta = tl.load(delta_ptr + stat, mask=inside, other=0.0)
+                scores, d_weights = tl.dot(k, tl.trans(q)), tl.dot(v, tl.trans(do))
+                weights, d_scores = gradients(
+                    scores, d_weights, lse[None, :], delta[None, :],
+                    (row + offset)[None, :], column[:, None], facts, part != 1,
+                    MODE)  # fmt: skip
+                dv = tl.dot(weights.to(do.dtype), do, dv)
+                dk = tl.dot(d_scores.to(q.dtype), q, dk)
+    seen = (column < facts[0])[:, None]  # keys of padding have no gradient
+    dk, dv = tl.where(seen, dk * call.scale, 0.0), tl.where(seen, dv, 0.0)
+    store_tile(head_of(d_key, batch, kv_head), column, size, dk, MODE)
+    store_tile(head_of(d_value, batch, kv_head), column, size, dv, MODE)
+
+
+# By head_dim, for half precision: BLOCK_Q, BLOCK_K, num_warps, num_stages.
+CONFIGS = {
+    attention_forward: {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 4, 2)},
+    attention_dq: {64: (128, 64, 8, 2), 128: (128, 64, 8, 2), 256: (64, 32, 8, 2)},
+    attention_dkdv: {64: (64, 128, 8, 2), 128: (32, 128, 8, 2), 256: (32, 64, 8, 2)},
+}
+
+
+def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
+    (batch, heads, query_length, head_dim), dtype = tensors[0].shape, tensors[0].dtype
+    kv_heads, key_length = tensors[1].shape[1:3]
+    block_d = triton.next_power_of_2(head_dim)
+    block_q, block_k, num_warps, num_stages = CONFIGS[kernel][max(64, block_d)]
+    if dtype == torch.float32:  # no tensor core multiplies it at full precision
+        block_q, block_k, num_stages = min(block_q, 64), min(block_k, 64), 1
+    block_q = min(block_q, max(16, triton.next_power_of_2(query_length)))
+    programs = batch * heads * triton.cdiv(query_length, block_q)
+    if kernel is attention_dkdv:
+        programs = batch * kv_heads * triton.cdiv(key_length, block_k)
+    sizes = heads, heads // kv_heads, query_length, key_length
     # A launch goes to the current GPU, which need not be that of the tensors.
-    with torch.cuda.device(device if query.is_cuda else -1):
-        attention_forward[(num_tiles * batch * num_heads,)](
-            query, key, value, out, lse,
-            *query.stride(), *key.stride(), *value.stride(), *out.stride(),
-            num_heads, query_length, key.shape[2], head_dim,
-            softmax_scale * LOG2_E.value,
-            **constants(head_dim, query.dtype, causal),
-            **sizes,
+    with torch.cuda.device(tensors[0].device if tensors[0].is_cuda else -1):
+        kernel[(programs,)](
+            *((each, each.stride()) if each.dim() == 4 else each for each in tensors),
+            Call(lengths, slopes, *sizes, scale),
+            MODE=Mode(left, right, softcap, head_dim, block_d, block_q, block_k),
+            num_warps=num_warps, num_stages=num_stages,
+            default_dot_input_precision="ieee",
         )  # fmt: skip
+
+
+@torch.library.custom_op("flash::forward", mutates_args=())
+def forward_op(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None,
+               slopes: Tensor | None, scale: float, left: int, right: int,
+               softcap: float) -> tuple[Tensor, Tensor]:  # fmt: skip
+    out, lse = empty_outputs(query)
+    tensors = query, key, value, out, lse
+    launch(attention_forward, tensors, lengths, slopes, scale, left, right, softcap)
     return out, lse
+
+
+@forward_op.register_fake
+def empty_outputs(query, *others):
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    return torch.empty_like(query), lse
+
+
+@torch.library.custom_op("flash::backward", mutates_args=())
+def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
+                d_out: Tensor, d_lse: Tensor, lengths: Tensor | None,
+                slopes: Tensor | None, scale: float, left: int, right: int,
+                softcap: float) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dq, dk, dv = empty_gradients(query, key, value)
+    delta, rest = torch.empty_like(lse), (lengths, slopes, scale, left, right, softcap)
+    launch(attention_dq, (query, key, value, out, lse, d_out, d_lse, delta, dq), *rest)
+    launch(attention_dkdv, (query, key, value, lse, d_out, delta, dk, dv), *rest)
+    return dq, dk, dv
+
+
+@backward_op.register_fake
+def empty_gradients(query, key, value, *others):
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def keep(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:5])
+    ctx.numbers = inputs[5:]
+
+
+def backward(ctx, d_out, d_lse):
+    *tensors, lengths, slopes = ctx.saved_tensors
+    d_out = d_out if d_out.stride(-1) == 1 else d_out.contiguous()
+    tensors += d_out, d_lse.contiguous()
+    return *backward_op(*tensors, lengths, slopes, *ctx.numbers), *[None] * 6
+
+
+forward_op.register_autograd(backward, setup_context=keep)
+
+
+def triton_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False,
+                     softmax_scale: float | None = None, window: tuple = (-1, -1),
+                     key_lengths: Tensor | None = None, softcap: float = 0.0,
+                     alibi_slopes: Tensor | None = None):  # fmt: skip
+    """Attention and its logsumexp, both differentiable; options as `flash_attention`.
+
+    query: (batch, heads, length, head_dim of 16 to 256); key, value: the same with any
+    length, and a number of heads that divides that of `query`.
+    """
+    batch, heads, _, head_dim = query.shape
+    tensors = [t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value)]
+    if key_lengths is not None:
+        key_lengths = key_lengths.to(torch.int32).reshape(batch, -1)
+        key_lengths = key_lengths.expand(batch, key.shape[1]).contiguous()
+    if alibi_slopes is not None:
+        alibi_slopes = alibi_slopes.float().expand(batch, heads).contiguous()
+    scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
+    band = window[0], 0 if causal else window[1]
+    return forward_op(*tensors, key_lengths, alibi_slopes, scale, *band, softcap)
