@@ -123,7 +123,7 @@ class FloatFormat:
         """
         code = np.asarray(codes).astype(np.uint64)
         if self.bits < 64 and np.any(code >> np.uint64(self.bits)):
-            raise ValueError(f"codes: {self.name} has {self.bits} bits, got more")
+            raise ValueError(f"codes: {self.name} has only {self.bits} bits")
         below_sign = np.uint64((1 << (self.bits - 1)) - 1)
         magnitude = (code & below_sign).astype(np.int64)
         exponent = magnitude >> self.mantissa_bits
@@ -132,7 +132,7 @@ class FloatFormat:
             exponent > 0, fraction + (1 << self.mantissa_bits), fraction
         )
         power = np.maximum(exponent, 1) - self.bias - self.mantissa_bits
-        with np.errstate(over="ignore"):  # what overflows here is inf or NaN below
+        with np.errstate(over="ignore"):  # becomes inf or NaN below
             value = np.ldexp(multiple.astype(np.float64), power)
         infinite = np.inf if self.specials == "ieee" else np.nan
         value = np.where(magnitude == self.max_code + 1, infinite, value)
@@ -162,7 +162,7 @@ class FloatFormat:
                 or an overflow that the format has no code for.
         """
         self._check(rounding, generator, saturate)
-        with np.errstate(invalid="ignore"):  # a signaling NaN is only a NaN here
+        with np.errstate(invalid="ignore"):  # a signaling NaN is a NaN
             numbers = np.asarray(x, dtype=np.float64)
         magnitude = np.where(np.isfinite(numbers), np.abs(numbers), 0.0)
         exponent = np.maximum(np.frexp(magnitude)[1] - 1, self.min_exponent)
@@ -177,9 +177,10 @@ class FloatFormat:
         code = np.minimum(code, self.max_code + (0 if clip else 1))
         if np.any(np.isnan(numbers)):
             if self.nan_code is None:
-                raise ValueError(f"x: contains NaN, and {self.name} has no code for it")
+                raise ValueError(f"x: contains NaN, {self.name} has none")
             code = np.where(np.isnan(numbers), self.nan_code, code)
-        sign = np.signbit(numbers).astype(np.uint64) << np.uint64(self.bits - 1)
+        sign = np.signbit(numbers).astype(np.uint64)
+        sign = sign << np.uint64(self.bits - 1)
         return (code.astype(np.uint64) | sign).astype(self.dtype)
 
     def round(

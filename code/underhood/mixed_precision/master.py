@@ -42,9 +42,12 @@ class MasterWeights:
         ]
         self.optimizer = make_optimizer(self.masters)
 
+    def _pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
+        return zip(self.parameters, self.masters, strict=True)
+
     def take_gradients(self) -> None:
         """Move the gradients of the model to the masters, as float32."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
+        for parameter, master in self._pairs():
             gradient = parameter.grad
             master.grad = None if gradient is None else gradient.float()
             parameter.grad = None
@@ -52,13 +55,13 @@ class MasterWeights:
     @torch.no_grad()
     def give_weights(self) -> None:
         """Round the masters into the parameters of the model."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
+        for parameter, master in self._pairs():
             parameter.copy_(master)
 
     @torch.no_grad()
     def forget(self) -> None:
         """Set the masters to what the parameters could hold: as if there were none."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
+        for parameter, master in self._pairs():
             master.copy_(parameter)
 
 
@@ -73,7 +76,8 @@ def stochastic_bfloat16(x: Tensor, generator: torch.Generator) -> Tensor:
     """
     if x.dtype != torch.float32:
         raise TypeError(f"x: got {x.dtype}, allowed is torch.float32")
-    noise = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, generator=generator)
+    noise = torch.empty_like(x, dtype=torch.int32)
+    noise.random_(1 << 16, generator=generator)
     bits = (x.contiguous().view(torch.int32) + noise) & -(1 << 16)
     return bits.view(torch.float32).bfloat16()
 

@@ -70,11 +70,11 @@ class LossScaler:
         """
         stage = self._stage.get(id(optimizer), READY)
         if stage != READY:
-            raise RuntimeError(f"unscale_: the optimizer is already {stage}; update()?")
+            raise RuntimeError(f"unscale_: the optimizer is already {stage}")
         overflow = False
         for gradient in _gradients(optimizer):
             if gradient.dtype == torch.float16:
-                raise TypeError("gradient: got torch.float16, allowed is torch.float32")
+                raise TypeError("gradient: got float16, allowed is float32")
             gradient.mul_(1.0 / self.loss_scale)
             overflow |= not bool(torch.isfinite(gradient).all())
         self._stage[id(optimizer)] = UNSCALED
@@ -121,7 +121,7 @@ class LossScaler:
             return
         self.clean_steps += 1
         if self.clean_steps == self.growth_interval:
-            # Kept as float32, like PyTorch's; a scale of infinity would be no scale.
+            # A float32, like PyTorch's; a scale of infinity would be none.
             larger = torch.tensor(self.loss_scale * self.growth_factor).item()
             if math.isfinite(larger):
                 self.loss_scale = larger

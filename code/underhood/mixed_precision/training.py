@@ -70,14 +70,13 @@ class Network(nn.Module):
         for index, layer in enumerate(self.layers):
             if index:
                 x = torch.relu(x)
-            x = _linear(x, layer.weight, layer.bias, accumulator)
+            x = _linear(x, layer, accumulator)
         return x
 
 
-def _linear(
-    x: Tensor, weight: Tensor, bias: Tensor, accumulator: torch.dtype
-) -> Tensor:
+def _linear(x: Tensor, layer: nn.Module, accumulator: torch.dtype) -> Tensor:
     """Each cast rounds going forward, and rounds the gradient coming back."""
+    weight, bias = layer.parameters()
     if accumulator == torch.float16:
         return linear_with_accumulator(x, weight, accumulator) + bias
     return F.linear(x.float(), weight.float(), bias.float()).to(x.dtype)
@@ -195,7 +194,7 @@ def accuracy(
     network: Network, digits: Digits, accumulator: torch.dtype = torch.float32
 ) -> float:
     """Share of the test images that the network names."""
-    images = digits.test_images.to(network.layers[0].weight.dtype)
+    images = digits.test_images.to(next(network.parameters()).dtype)
     named = network(images, accumulator).argmax(1)
     return (named == digits.test_labels).float().mean().item()
 
@@ -208,7 +207,7 @@ def all_gradients(
     outputs: list[Tensor] = []
     x = batch[0]
     for index, layer in enumerate(network.layers):
-        x = _linear(torch.relu(x) if index else x, layer.weight, layer.bias, x.dtype)
+        x = _linear(torch.relu(x) if index else x, layer, x.dtype)
         x.retain_grad()
         outputs.append(x)
     (F.cross_entropy(x, batch[1], reduction="sum") / divisor).backward()
