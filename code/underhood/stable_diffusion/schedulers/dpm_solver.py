@@ -61,7 +61,7 @@ class DPMSolverMultistepScheduler(Scheduler):
         """Choose the steps to visit, and their σ."""
         super().set_timesteps(num_inference_steps)
         steps = self.spaced(num_inference_steps).round()
-        known = np.array(((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt())
+        known = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
         if self.config["use_karras_sigmas"]:
             sigmas = karras_sigmas(known[0], known[-1], num_inference_steps)
             steps = timesteps_of_sigmas(sigmas, known).round()

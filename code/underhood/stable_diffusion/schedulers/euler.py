@@ -34,7 +34,7 @@ class SigmaScheduler(Scheduler):
         self._place(self.timesteps.numpy().astype(float), self._training_sigmas()[::-1])
 
     def _training_sigmas(self) -> np.ndarray:
-        return np.array(((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt())
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
 
     def _place(
         self, timesteps: np.ndarray, sigmas: np.ndarray, last: float = 0.0
