@@ -1,0 +1,426 @@
+"""The kernels of FlashAttention on a GPU: right, then fast.
+
+    python benchmarks/flash_attention.py
+
+needs torch and triton, takes less than eight minutes on an H200, and writes
+benchmarks/results/cuda/flash_attention.json. In order: every feature in float32,
+float16 and bfloat16 is held to float64; candidates for the tile sizes are timed; each
+step of the ladder is taken away again; then forward and forward + backward are timed
+side by side with PyTorch's own kernels, 16k tokens at a time. Operations are counted as
+4 B H N^2 D, half of it if causal, times 3.5 with the backward pass.
+
+    python benchmarks/flash_attention.py --smoke FILE
+
+goes through the same steps with tiny tensors and without a GPU. Its times mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+ROOT = Path(__file__).parents[1]
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"
+sys.path.insert(0, str(ROOT / "code"))
+
+from underhood.flash_attention import flash_attention, kernel  # noqa: E402
+
+DEVICE = "cuda" if CUDA else "cpu"
+TOKENS, HIDDEN = 16_384, 2048
+LENGTHS = [512, 1024, 2048, 4096, 8192, 16_384]
+WORKERS = 12
+KERNELS = {each.__name__: each for each in kernel.CONFIGS}
+CANDIDATES = {
+    ("attention_forward", 64): [(128, 64, 4, 4), (128, 128, 8, 2), (128, 64, 8, 3)],
+    ("attention_forward", 128): [(128, 128, 8, 2), (64, 64, 4, 3), (128, 64, 8, 4)],
+    ("attention_dq", 64): [(64, 64, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3)],
+    ("attention_dq", 128): [(64, 64, 4, 2), (128, 64, 8, 3), (128, 32, 8, 2)],
+    ("attention_dkdv", 64): [(64, 64, 4, 2), (64, 128, 8, 3), (64, 128, 4, 2)],
+    ("attention_dkdv", 128): [(64, 64, 8, 2), (64, 128, 8, 2), (32, 64, 4, 2)],
+}
+# What the kernel has, how to take it away, and how many times as long the forward pass
+# was expected to take without it (causal, head_dim 128), before anything was measured.
+LADDER = [
+    ("loads ahead of the arithmetic", None, 1.5),
+    (
+        "no mask on tiles that are seen in full",
+        ("tl.maximum(full_stop // BLOCK * BLOCK, full_start)", "full_start"),
+        1.15,
+    ),
+    (
+        "exp2, with the scale folded in",
+        (
+            "weights = tl.exp2(scores * unit - shift[:, None])\n            rescale",
+            "weights = tl.exp((scores * unit - shift[:, None]) / LOG2_E)\n"
+            "            rescale",
+        ),
+        1.05,
+    ),
+    (
+        "the longest walk first",
+        ("tile = num_tiles - 1 - tile", "tile = tile"),
+        1.05,
+    ),
+]
+CASES: list[dict[str, Any]] = [
+    {"n": 1, "m": 1, "d": 16},
+    {"n": 97, "m": 97, "d": 40, "causal": True},
+    {"n": 200, "m": 128, "d": 64, "causal": True},
+    {"n": 128, "m": 217, "d": 128},
+    {"n": 1024, "m": 1023, "d": 64, "causal": True},
+    {"n": 257, "m": 300, "d": 192, "causal": True, "kv": 2},
+    {"n": 130, "m": 130, "d": 256},
+    {"n": 300, "m": 500, "d": 64, "window": (64, 0)},
+    {"n": 130, "m": 97, "d": 80, "causal": True, "softcap": 20.0},
+    {"n": 113, "m": 203, "d": 128, "causal": True, "alibi": True, "kv": 1},
+    {"n": 90, "m": 300, "d": 64, "causal": True, "lengths": [300, 70]},
+    {"n": 1, "m": 1000, "d": 128, "lengths": [1000, 0], "kv": 1},
+]
+
+
+def formula(case: dict[str, Any], q: Any, k: Any, v: Any) -> torch.Tensor:
+    """Attention with everything written out, in the dtype of the inputs."""
+    (batch, heads, n, d), m = q.shape, k.shape[2]
+    k, v = (each.repeat_interleave(heads // each.shape[1], 1) for each in (k, v))
+    scores = q @ k.mT * d**-0.5
+    if cap := case.get("softcap", 0.0):
+        scores = cap * torch.tanh(scores / cap)
+    own = torch.tensor(case.get("lengths", [m] * batch), device=q.device)
+    own = own.view(batch, 1, 1, 1)
+    place = torch.arange(n, device=q.device)[:, None] + own - n
+    column = torch.arange(m, device=q.device)
+    if case.get("alibi"):
+        slopes = torch.tensor([0.5, 0.25, 0.1, 0.05], device=q.device).view(4, 1, 1)
+        scores = scores - (slopes * (place - column).abs()).to(scores)
+    left, right = case.get("window", (-1, -1))
+    right = 0 if case.get("causal") else right
+    hidden = column >= own
+    hidden = hidden | (column > place + right) if right >= 0 else hidden
+    hidden = hidden | (column < place - left) if left >= 0 else hidden
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+    return weights.nan_to_num(0.0).masked_fill(hidden, 0.0) @ v
+
+
+def check(case: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The share that the errors take up of what flash-attn's rule allows."""
+    torch.manual_seed(case["n"] + case["m"])
+    n, m, d = case["n"], case["m"], case["d"]
+    shapes = [(2, heads, length, d) for heads, length in
+              ((4, n), (case.get("kv", 4), m), (case.get("kv", 4), m))]  # fmt: skip
+    start = [torch.randn(shape, device=DEVICE).to(dtype) for shape in shapes]
+    d_out = torch.randn(shapes[0], device=DEVICE).to(dtype)
+    options: dict[str, Any] = {
+        key: case[key] for key in ("causal", "window", "softcap") if key in case
+    }
+    if "lengths" in case:
+        options["key_lengths"] = torch.tensor(case["lengths"], device=DEVICE)
+    if case.get("alibi"):
+        options["alibi_slopes"] = torch.tensor([0.5, 0.25, 0.1, 0.05], device=DEVICE)
+
+    def run(attend: Callable[..., Any], to: torch.dtype) -> list[torch.Tensor]:
+        leaves = [each.to(to).requires_grad_() for each in start]
+        out = attend(*leaves)
+        grads = torch.autograd.grad(out, leaves, d_out.to(to))
+        return [each.double() for each in (out.detach(), *grads)]
+
+    ours, again = (
+        run(lambda *t: flash_attention(*t, backend="triton", **options), dtype)
+        for _ in range(2)
+    )
+    plain, exact = (
+        run(lambda *t: formula(case, *t), to) for to in (dtype, torch.double)
+    )
+    shares = []
+    for factor, a, b, c in zip((2, 3, 3, 3), ours, plain, exact, strict=True):
+        rounding = torch.finfo(dtype).eps * max(1.0, float(c.abs().max()))
+        allowed = factor * (float((b - c).abs().max()) + rounding)
+        shares.append(float((a - c).abs().max()) / allowed)
+    same = all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+    return {"case": case, "dtype": str(dtype), "shares": shares, "same_bits": same}
+
+
+def checks(part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
+    dtypes = [torch.float16, torch.float32] + [torch.bfloat16] * CUDA
+    both = [(case, dtype) for case in CASES for dtype in dtypes]
+    return [check(*each) for each in both[part::parts]]
+
+
+def in_parallel(task: str) -> list[Any]:
+    """Compile in many processes; Triton keeps what they compile on the disk."""
+    command = [sys.executable, __file__, "--worker", task]
+    workers = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True)
+        for i in range(WORKERS)
+    ]
+    found: list[Any] = []
+    for worker in workers:
+        answer, _ = worker.communicate()
+        if worker.returncode:
+            raise SystemExit(f"a worker failed at: {task}")
+        found += json.loads(answer.splitlines()[-1])
+    return found
+
+
+def tensors_for(name: str, length: int, head_dim: int) -> tuple[torch.Tensor, ...]:
+    """What a kernel is launched with; the values do not matter for its speed."""
+    shape = (TOKENS // length, HIDDEN // head_dim, length, head_dim)
+    q = torch.randn(shape, device=DEVICE, dtype=torch.float16)
+    stat = torch.ones(shape[:3], device=DEVICE)
+    return {
+        "attention_forward": (q, q, q, torch.empty_like(q), stat),
+        "attention_dq": (q, q, q, q, stat, q, stat, stat.clone(), torch.empty_like(q)),
+        "attention_dkdv": (q, q, q, stat, q, stat, *torch.empty_like(q[None]).repeat(
+            2, 1, 1, 1, 1)),
+    }[name]  # fmt: skip
+
+
+def milliseconds(run: Callable[[], Any]) -> float:
+    if not CUDA:
+        start = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - start)
+    import triton
+
+    return float(triton.testing.do_bench(run, warmup=15, rep=60, return_mode="median"))
+
+
+def trials() -> Iterator[tuple[str, int, bool, tuple[int, ...]]]:
+    for (name, head_dim), candidates in CANDIDATES.items():
+        default = kernel.CONFIGS[KERNELS[name]][head_dim]
+        for causal in (False, True):
+            for config in dict.fromkeys([default, *candidates]):
+                yield name, head_dim, causal, config
+
+
+def try_config(
+    name: str, head_dim: int, causal: bool, config: tuple[int, ...], length: int
+) -> float:
+    """Milliseconds of one kernel; infinite where it asks for too much memory."""
+    table, tensors = kernel.CONFIGS[KERNELS[name]], tensors_for(name, length, head_dim)
+    kept, table[head_dim] = table[head_dim], config
+    band = (-1, 0 if causal else -1)
+    try:
+        return milliseconds(
+            lambda: kernel.launch(
+                KERNELS[name], tensors, None, None, 0.1, *band, softcap=0.0
+            )
+        )
+    except Exception as error:  # the compiler's own classes differ by version
+        print(name, head_dim, config, type(error).__name__, file=sys.stderr)
+        return float("inf")
+    finally:
+        table[head_dim] = kept
+
+
+def tune(length: int) -> list[dict[str, Any]]:
+    """Time all candidates, and take the best that serves causal and not."""
+    rows: list[dict[str, Any]] = []
+    for name, head_dim, causal, config in trials():
+        ms = try_config(name, head_dim, causal, config, length)
+        rows.append({"kernel": name, "head_dim": head_dim, "causal": causal,
+                     "config": config,
+                     "ms": None if ms == float("inf") else ms})  # fmt: skip
+    for name, head_dim in CANDIDATES:
+        total: dict[tuple[int, ...], float] = {}
+        for row in rows:
+            if (row["kernel"], row["head_dim"]) == (name, head_dim):
+                weight = 2 if row["causal"] else 1  # half the work, equal say
+                cost = weight * (row["ms"] or float("inf"))
+                total[row["config"]] = total.get(row["config"], 0.0) + cost
+        kernel.CONFIGS[KERNELS[name]][head_dim] = min(total, key=total.__getitem__)
+    return rows
+
+
+def ladder(length: int) -> list[dict[str, Any]]:
+    """The forward pass, causal, head_dim 128, with one step at a time taken away."""
+    source = Path(kernel.__file__).read_text(encoding="utf-8")
+    config = kernel.CONFIGS[kernel.attention_forward][128]
+    whole = try_config("attention_forward", 128, True, config, length)
+    rows = []
+    for step, change, predicted in LADDER:
+        if change is None:
+            slower = try_config(
+                "attention_forward", 128, True, (*config[:3], 1), length
+            )
+        else:
+            assert source.count(change[0]) == 1, step
+            file = Path(kernel.__file__).parent / f"_without_{len(rows)}.py"
+            try:
+                file.write_text(source.replace(*change).replace("flash::", "without::"))
+                spec = util.spec_from_file_location(file.stem, file)
+                assert spec and spec.loader
+                other = util.module_from_spec(spec)
+                spec.loader.exec_module(other)
+                other.CONFIGS[other.attention_forward][128] = config
+                tensors = tensors_for("attention_forward", length, 128)
+                args = (tensors, None, None, 0.1, -1, 0, 0.0)
+                slower = milliseconds(
+                    lambda other=other, args=args: other.launch(
+                        other.attention_forward, *args
+                    )
+                )
+            finally:
+                file.unlink()
+        rows.append({"step": step, "predicted": predicted, "found": slower / whole})
+    return rows
+
+
+def methods(length: int) -> dict[str, Callable[..., torch.Tensor]]:
+    def sdpa(backend: SDPBackend) -> Callable[..., torch.Tensor]:
+        def run(q: torch.Tensor, k: Any, v: Any, causal: bool) -> torch.Tensor:
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+        return run
+
+    found: dict[str, Callable[..., Any]] = {
+        "ours": lambda q, k, v, causal: flash_attention(
+            q, k, v, causal=causal, backend="triton"
+        )
+    }
+    if CUDA:
+        found["sdpa flash"] = sdpa(SDPBackend.FLASH_ATTENTION)
+        found["sdpa cudnn"] = sdpa(SDPBackend.CUDNN_ATTENTION)
+    if length <= 8192:
+        found["plain"] = sdpa(SDPBackend.MATH)
+    return found
+
+
+def measure(length: int, head_dim: int, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Every method, causal and not, forward and both: milliseconds, TFLOP/s, bytes."""
+    heads, batch = HIDDEN // head_dim, TOKENS // length
+    shape = (batch, heads, length, head_dim)
+    leaves = [
+        torch.randn(shape, device=DEVICE, dtype=dtype).requires_grad_()
+        for _ in range(3)
+    ]
+    d_out = torch.randn(shape, device=DEVICE, dtype=dtype)
+    rows = []
+    for causal in (False, True):
+        for name, attend in methods(length).items():
+            with torch.no_grad():
+                forward = milliseconds(lambda a=attend, c=causal: a(*leaves, c))
+            if CUDA:
+                torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated()
+            both = milliseconds(
+                lambda a=attend, c=causal: torch.autograd.grad(
+                    a(*leaves, c), leaves, d_out
+                )
+            )
+            peak = torch.cuda.max_memory_allocated() - held if CUDA else 0
+            work = 4 * batch * heads * length**2 * head_dim * (0.5 if causal else 1)
+            for what, ms, factor in (("forward", forward, 1), ("both", both, 3.5)):
+                rows.append({
+                    "method": name, "pass": what, "length": length,
+                    "head_dim": head_dim, "causal": causal, "dtype": str(dtype)[6:],
+                    "ms": ms, "tflops": factor * work / ms / 1e9, "peak_bytes": peak,
+                })  # fmt: skip
+    return rows
+
+
+def commit() -> str:
+    try:
+        command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def record(seconds: float, lengths: list[int], in_workers: bool) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+
+    def say(what: str) -> None:
+        print(f"{deadline - time.monotonic():5.0f} s left: {what}", flush=True)
+
+    held = in_parallel("check") if in_workers else [check(CASES[1], torch.float16)]
+    worst = max(max(row["shares"]) for row in held)
+    say(f"{len(held)} checks; errors take up at most {worst:.0%} of what is allowed")
+    if worst > 1 or not all(row["same_bits"] for row in held):
+        raise SystemExit("the kernels are wrong: " + json.dumps(held, indent=1))
+    if in_workers:
+        in_parallel("compile")
+    defaults = {name: dict(kernel.CONFIGS[each]) for name, each in KERNELS.items()}
+    tuned = tune(lengths[-1])
+    chosen = {name: dict(kernel.CONFIGS[each]) for name, each in KERNELS.items()}
+    say(f"tile sizes: {'as in kernel.py' if chosen == defaults else chosen}")
+    steps = ladder(lengths[-1])
+    say("ladder: " + ", ".join(f"{row['found']:.2f}" for row in steps))
+    rows: list[dict[str, Any]] = []
+    for dtype in (torch.float16, torch.bfloat16) if CUDA else (torch.float32,):
+        for head_dim in (64, 128):
+            for length in reversed(lengths):
+                if time.monotonic() < deadline:
+                    rows += measure(length, head_dim, dtype)
+            say(f"{dtype}, head_dim {head_dim}")
+    name = torch.cuda.get_device_name() if CUDA else platform.machine()
+    import triton
+
+    return {
+        "device": name,
+        "versions": {
+            "python": platform.python_version(), "torch": torch.__version__,
+            "triton": triton.__version__, "cuda": torch.version.cuda or "",
+            "cudnn": str(torch.backends.cudnn.version() if CUDA else ""),
+        },
+        "date": date.today().isoformat(),
+        "command": "python benchmarks/flash_attention.py",
+        "commit": commit(),
+        "data": {"checks": held, "tuned": tuned, "defaults": defaults, "chosen": chosen,
+                 "ladder": steps, "rows": rows},
+    }  # fmt: skip
+
+
+def main() -> None:
+    global TOKENS, HIDDEN
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=400.0)
+    parser.add_argument("--smoke", metavar="FILE", type=Path)
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    path = ROOT / "benchmarks" / "results" / "cuda" / "flash_attention.json"
+    if given.worker:
+        task, part = given.worker[0], int(given.worker[1])
+        if task == "check":
+            print(json.dumps(checks(part, WORKERS)))
+        else:
+            for trial in list(trials())[part::WORKERS]:
+                try_config(*trial, LENGTHS[-1])
+            print("[]")
+        return
+    if given.smoke:
+        TOKENS, HIDDEN, path = 32, 128, given.smoke
+        CANDIDATES.clear()
+        CANDIDATES["attention_forward", 64] = [(16, 16, 4, 1)]
+        result = record(given.seconds, [16, 32], in_workers=False)
+    elif CUDA:
+        result = record(given.seconds, LENGTHS, in_workers=True)
+    else:
+        raise SystemExit(
+            "no GPU here: nothing can be timed (--smoke FILE goes through)"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
