@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -30,6 +32,7 @@ from underhood.stable_diffusion.objectives import (
 from underhood.stable_diffusion.schedulers import DDIMScheduler
 from underhood.stable_diffusion.state import read_tensors, write_tensors
 from underhood.stable_diffusion.trainer import (
+    Objective,
     Place,
     Plan,
     fit,
@@ -195,7 +198,7 @@ def test_merges_stop_at_pairs_that_occur_once():
 # --- training loop ------------------------------------------------------------------
 
 
-class Line(nn.Module):
+class Line(Objective):
     """y = w x + b, learned from noisy points."""
 
     def __init__(self) -> None:
@@ -250,12 +253,29 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
     with pytest.raises(Stop):
         fit(line(), PLAN, Place(), path, stop)
     torch.manual_seed(99)  # new weights, which the file must replace
-    parts = fit(Line(), PLAN, Place(), path)
+    parts = fit(Line(), PLAN, Place(), path)  # and the last steps
     assert torch.equal(parts.layer.weight, whole.layer.weight)
     assert (
         read_tensors(path)[1]["log"]
         == read_tensors(tmp_path / "whole.safetensors")[1]["log"]
     )
+
+
+def test_the_log_holds_means_since_the_last_save(tmp_path):
+    def log(name, steps, save_every):
+        plan = dataclasses.replace(PLAN, steps=steps, save_every=save_every)
+        fit(line(), plan, Place(), tmp_path / name)
+        entries = read_tensors(tmp_path / name)[1]["log"]
+        return [e["step"] for e in entries], [e["loss"] for e in entries]
+
+    log("seldom", 15, 10)
+    shutil.copy(tmp_path / "seldom", tmp_path / "often")
+    steps, means = log("seldom", 30, 10)
+    assert steps == [10, 15, 20, 30]
+    steps, losses = log("often", 30, 1)
+    assert steps == [10, 15, *range(16, 31)]
+    wanted = [sum(losses[2:7]) / 5, sum(losses[7:17]) / 10]
+    assert means[2:] == pytest.approx(wanted, abs=2e-5)
 
 
 def test_each_epoch_sees_every_row_once():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from underhood.stable_diffusion.clip_text import CLIPTextModel
-from underhood.stable_diffusion.data import FOLDER, SIZE
+from underhood.stable_diffusion.data import FOLDER, SIZE, to_bytes
 from underhood.stable_diffusion.pipeline import StableDiffusion
 from underhood.stable_diffusion.schedulers import DDIMScheduler
 from underhood.stable_diffusion.tokenizer import CLIPTokenizer, vocab_of
@@ -118,3 +118,10 @@ def paint(
     )
     assert isinstance(pictures, Tensor)
     return (pictures * 255).round().to(torch.uint8).cpu()
+
+
+@torch.no_grad()
+def reconstruct(pipeline: StableDiffusion, pictures: Tensor) -> Tensor:
+    """Encode and decode: (pictures, 3, 64, 64), uint8, to the same."""
+    device = next(pipeline.vae.parameters()).device
+    return to_bytes(pipeline.vae(pictures.to(device) / 127.5 - 1)).cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from underhood.stable_diffusion.autoencoder import AutoencoderKL
@@ -11,10 +11,11 @@ from underhood.stable_diffusion.clip_text import CLIPTextModel
 from underhood.stable_diffusion.data import EmojiSet
 from underhood.stable_diffusion.losses import kl_divergence, reconstruction_loss
 from underhood.stable_diffusion.noise_schedule import Scheduler
+from underhood.stable_diffusion.trainer import Objective
 from underhood.stable_diffusion.unet import UNet2DConditionModel
 
 
-class AutoencoderObjective(nn.Module):
+class AutoencoderObjective(Objective):
     """Reconstruction, with a tiny KL term that keeps the latents in one place.
 
     Args:
@@ -47,7 +48,7 @@ class AutoencoderObjective(nn.Module):
         return reconstruction_loss(decoded, images) + self.kl_weight * kl
 
 
-class DiffusionObjective(nn.Module):
+class DiffusionObjective(Objective):
     """The squared error of the predicted velocity, with its caption or without.
 
     Args:

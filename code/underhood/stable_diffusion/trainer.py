@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -88,16 +87,18 @@ class Plan:
         return self.learning_rate * min(1, (step + 1) / max(1, self.warmup), down)
 
 
-class Objective(Protocol):
-    """A module that computes a loss from rows of the data and what is random."""
+class Objective(nn.Module):
+    """A module that computes a loss from rows of the data and from what is random.
 
-    rows: Tensor  # the rows of the data that it may learn from
+    Attributes:
+        rows: (rows,), the rows of the data that it may learn from.
+    """
+
+    rows: Tensor
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Everything random that a batch needs, (batch, …) each, on the CPU."""
-
-    def __call__(self, rows: Tensor, *random: Tensor) -> Tensor:
-        """The loss, a mean over the rows."""
+        """All that is random in a batch, (batch, …) each: what `forward` takes."""
+        raise NotImplementedError
 
 
 def rows_of_step(rows: Tensor, step: int, batch: int, seed: int) -> Tensor:
@@ -126,6 +127,75 @@ def update_average(average: nn.Module, model: nn.Module, share: float) -> None:
     torch._foreach_lerp_(olds, news, share)
 
 
+class Run:
+    """A training under way: all that its file remembers.
+
+    Args:
+        objective: trained in place. path: the file for going on; read if it exists.
+
+    Attributes:
+        average: the moving average of the weights: an objective, too.
+        step: steps done. log: the mean loss between two saves. seconds: spent so far.
+    """
+
+    def __init__(
+        self, objective: Objective, plan: Plan, place: Place, path: Path
+    ) -> None:
+        if plan.batch % place.world_size:
+            raise ValueError(
+                f"batch: got {plan.batch}, no multiple of the {place.world_size} "
+                f"processes"
+            )
+        self.objective, self.plan, self.place, self.path = objective, plan, place, path
+        self.average = copy.deepcopy(objective).requires_grad_(False).eval()
+        self.optimizer = torch.optim.Adam(
+            objective.parameters(), plan.learning_rate, betas=(0.9, 0.99)
+        )
+        self.step, self.seconds = 0, 0.0
+        self.log: list[dict[str, float]] = []
+        if path.exists():
+            header = load_training(path, objective, self.average, self.optimizer)
+            self.step, self.seconds = header["step"], header["seconds"]
+            self.log = header["log"]
+        self.together: nn.Module = objective
+        if place.world_size > 1:
+            self.together = DistributedDataParallel(objective, broadcast_buffers=False)
+
+    def train_step(self) -> Tensor:
+        """One step of Adam, gradients clipped to norm 1; the loss comes back."""
+        plan, place = self.plan, self.place
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + self.step)
+        rows = rows_of_step(self.objective.rows, self.step, plan.batch, plan.seed)
+        random = self.objective.draw(plan.batch, generator)
+        share = slice(place.rank, None, place.world_size)
+        loss = self.together(
+            *(part[share].to(place.device) for part in (rows, *random))
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.rate(self.step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.together.parameters(), 1.0)
+        self.optimizer.step()
+        # Early weights are soon forgotten: the average covers a tenth of the steps.
+        share_of_new = max(1 - plan.decay, 9 / (10 + self.step))
+        update_average(self.average, self.objective, share_of_new)
+        self.step += 1
+        return loss.detach()
+
+    def save(self, loss: Tensor) -> None:
+        """Note the loss, a mean since the last save, and write the file."""
+        if self.place.world_size > 1:
+            dist.all_reduce(loss)
+            loss = loss / self.place.world_size
+        self.log.append({"step": self.step, "loss": round(loss.item(), 5)})
+        if self.place.first:
+            header = {"step": self.step, "log": self.log, "seconds": self.seconds}
+            save_training(
+                self.path, self.objective, self.average, self.optimizer, header
+            )
+
+
 def fit(
     objective: Objective,
     plan: Plan,
@@ -142,74 +212,25 @@ def fit(
     Returns:
         The moving average of the weights: an objective, too.
     """
-    assert isinstance(objective, nn.Module)
-    if plan.batch % place.world_size:
-        raise ValueError(
-            f"batch: got {plan.batch}, no multiple of the {place.world_size} processes"
-        )
-    average = copy.deepcopy(objective).requires_grad_(False).eval()
-    optimizer = torch.optim.Adam(
-        objective.parameters(), plan.learning_rate, betas=(0.9, 0.99)
-    )
-    done, log, seconds = 0, [], 0.0
-    if path.exists():
-        header = load_training(path, objective, average, optimizer)
-        done, log, seconds = header["step"], header["log"], header["seconds"]
-    together: nn.Module = objective
-    if place.world_size > 1:
-        together = DistributedDataParallel(objective, broadcast_buffers=False)
-    begin = perf_counter() - seconds
-    total = torch.zeros((), device=place.device)
+    run = Run(objective, plan, place, path)
     bar = tqdm(
-        range(done, plan.steps),
-        initial=done,
+        initial=run.step,
         total=plan.steps,
         desc=path.stem,
         disable=not place.first,
         mininterval=5,
     )
-    for step in bar:
-        loss = train_step(objective, together, optimizer, plan, place, step)
-        update_average(average, objective, max(1 - plan.decay, 9 / (10 + step)))
-        total += loss
-        last = step + 1 == plan.steps
-        if (step + 1) % plan.save_every == 0 or last:
-            count = step % plan.save_every + 1
-            log.append({"step": step + 1, "loss": round(total.item() / count, 5)})
-            bar.set_postfix(loss=log[-1]["loss"])
-            total.zero_()
-            if place.first:
-                header = {
-                    "step": step + 1,
-                    "log": log,
-                    "seconds": round(perf_counter() - begin, 1),
-                }
-                save_training(path, objective, average, optimizer, header)
-                if report is not None:
-                    report(average, step + 1)
-    return average
-
-
-def train_step(
-    objective: Objective,
-    together: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-    place: Place,
-    step: int,
-) -> Tensor:
-    """One step of Adam, gradients clipped to norm 1; the loss comes back."""
-    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-    rows = rows_of_step(objective.rows, step, plan.batch, plan.seed)
-    random = objective.draw(plan.batch, generator)
-    share = slice(place.rank, None, place.world_size)
-    loss = together(
-        rows[share].to(place.device), *(part[share].to(place.device) for part in random)
-    )
-    for group in optimizer.param_groups:
-        group["lr"] = plan.rate(step)
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(together.parameters(), 1.0)
-    optimizer.step()
-    return loss.detach()
+    begin = perf_counter() - run.seconds
+    losses: list[Tensor] = []
+    while run.step < plan.steps:
+        losses.append(run.train_step())
+        bar.update()
+        if run.step % plan.save_every == 0 or run.step == plan.steps:
+            run.seconds = round(perf_counter() - begin, 1)
+            run.save(torch.stack(losses).mean())
+            bar.set_postfix(loss=run.log[-1]["loss"])
+            losses.clear()
+            if place.first and report is not None:
+                report(run.average, run.step)
+    bar.close()
+    return run.average
