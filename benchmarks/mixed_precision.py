@@ -2,8 +2,8 @@
 
     python benchmarks/mixed_precision.py [--device cuda]
 
-Writes benchmarks/results/<cpu or cuda>/mixed_precision.json. Every round runs every
-precision once; what is compared are medians. On a GPU it takes about two minutes.
+Writes benchmarks/results/<cpu or cuda>/mixed_precision.json: medians of repeated
+runs. On a GPU it takes about two minutes.
 """
 
 from __future__ import annotations

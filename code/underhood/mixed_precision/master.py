@@ -60,7 +60,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def forget(self) -> None:
-        """Set the masters to what the parameters could hold: as if there were none."""
+        """Set the masters to the rounded parameters, as if there were none."""
         for parameter, master in self._pairs():
             master.copy_(parameter)
 
