@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +19,7 @@ from underhood.flash_attention import (
     FastMemoryExceeded,
     Partial,
     Stream,
-    compile_kernel,
+    compile_kernels,
     delayed_attention,
     empty_partial,
     finish,
@@ -215,30 +219,46 @@ def test_too_small_a_memory_raises() -> None:
         FastMemory(0)
 
 
-@pytest.mark.skipif(not triton_mode(), reason="triton is not installed")
-@pytest.mark.parametrize(
-    ("capability", "dtype", "head_dim"),
-    [
-        (90, "float16", 64),
-        (90, "bfloat16", 128),
-        (90, "float32", 128),
-        (80, "float16", 128),
-        (80, "bfloat16", 40),
-    ],
-)
-def test_the_kernel_compiles_ahead_of_time(
-    capability: int, dtype: str, head_dim: int
-) -> None:
-    found = compile_kernel(capability, dtype, head_dim)
-    limit = {80: 163, 90: 227}[capability] * 1024
-    assert 0 < found["shared_bytes"] <= limit
-    assert found["ex2"] > 0
-    tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability]
-    other = {80: "wgmma", 90: "mma.sync"}[capability]
-    assert (found[tensor_cores] > 0) == (dtype != "float32")
-    assert found[other] == 0
-
-
-def test_compile_kernel_checks_its_arguments() -> None:
+def test_compile_kernels_checks_its_arguments() -> None:
     with pytest.raises(ValueError, match="capability: got 70"):
-        compile_kernel(70)
+        compile_kernels(70)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(not triton_mode(), reason="triton is not installed")
+def test_a_recording_is_made_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The benchmark runs through, tiny, and the page's cells can show what it wrote."""
+    file = tmp_path / "benchmarks" / "results" / "cuda" / "flash_attention.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "flash_attention.py")]
+    done = subprocess.run(
+        [*command, "--smoke", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("BOOK_ROOT", str(tmp_path))
+    page = (ROOT / "book" / "flash_attention.md").read_text(encoding="utf-8")
+    cells = re.findall(r"~~~\{code-cell\}\n(?::tags: .*\n)?(.*?)~~~\n", page, re.DOTALL)
+    (imports,) = [each for each in cells if "from bookkit import" in each]
+    reading = [each for each in cells if "recorded(" in each or "if record:" in each]
+    assert len(reading) == 2
+    import bookkit
+
+    made: list[str] = []
+    names: dict[str, object] = {}
+    exec(imports, names)
+    names["claim"] = lambda statement, **how: made.append(statement)
+    names["table"] = lambda columns, rows, caption: made.append(caption)
+    names["show"] = lambda figure, alt, caption: made.append(caption)
+    for cell in reading:
+        exec(cell, names)
+    assert isinstance(names["record"], bookkit.Record)
+    assert len(made) == 6  # a figure, two tables, three claims
+    file.unlink()
+    made.clear()
+    for cell in reading:
+        exec(cell, names)
+    assert names["record"] is None and not made
+    assert "There is no recording yet" in capsys.readouterr().out
