@@ -29,6 +29,8 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "code"))
 
+from stable_diffusion_parity import parity  # noqa: E402
+
 from underhood.stable_diffusion import UNet2DConditionModel  # noqa: E402
 from underhood.stable_diffusion.shapes import key_digest  # noqa: E402
 
@@ -151,6 +153,7 @@ def main() -> None:
         "data": {
             "keys": {name: key_digest(model) for name, model in published().items()},
             "rows": rows,
+            "parity": parity(),
         },
     }
     path = ROOT / "benchmarks" / "results" / options.device / "stable_diffusion.json"

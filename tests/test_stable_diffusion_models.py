@@ -75,6 +75,24 @@ def test_unet_equals_diffusers(name: str) -> None:
     assert gap(ours(sample, 5, words, added), expected) < 1e-5
 
 
+def norms(model: torch.nn.Module) -> dict[str, tuple]:
+    """What no output shows sharply: the settings of every norm."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            found[name] = (module.num_groups, module.eps)
+        elif isinstance(module, torch.nn.LayerNorm):
+            found[name] = (tuple(module.normalized_shape), module.eps)
+    return found
+
+
+def test_every_norm_has_the_groups_and_the_eps_of_its_peer() -> None:
+    unet, vae, text = their_unet(), their_vae(), their_text_encoder()
+    assert norms(twin(unet)) == norms(unet)
+    assert norms(AutoencoderKL.from_config(vae.config)) == norms(vae)
+    assert norms(CLIPTextModel.from_config(text.config.to_dict())) == norms(text)
+
+
 @torch.no_grad()
 def test_controlnet_residuals_go_where_diffusers_adds_them() -> None:
     theirs = their_unet()

@@ -70,6 +70,7 @@ def save_parts(directory: Path | str, parts: Mapping[str, Any]) -> None:
     scheduler = parts["scheduler"]
     (directory / "scheduler").mkdir(exist_ok=True)
     settings = {"_class_name": type(scheduler).__name__} | scheduler.config
+    settings["timestep_spacing"] = scheduler.spacing
     write_json(directory / "scheduler" / "scheduler_config.json", settings)
     index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
     for name, part in parts.items():
