@@ -1,7 +1,7 @@
 """Block formats: few bits per element, and a scale that a block of them shares.
 
 MXFP8, MXFP6 and MXFP4 follow OCP Microscaling Formats v1.0 (32 elements, a power of
-two as scale), NVFP4 follows arXiv:2509.25149, appendix B (16 elements, an E4M3 scale,
+two as scale), NVFP4 follows arXiv:2509.25149 (16 elements, an E4M3 scale,
 and an FP32 scale for the tensor), FP8 with 128 elements follows DeepSeek-V3
 (arXiv:2412.19437, section 3.3).
 """
