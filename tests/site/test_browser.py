@@ -21,7 +21,8 @@ MODULES = ROOT / "node_modules"
 BOOK_PAGES = [f"book/{file.name}" for file in sorted((SITE / "book").glob("*.html"))]
 OTHER_PAGES = ["index.html", "search.html", "404.html", "genindex.html"]
 CODE_PAGES = [
-    file.relative_to(SITE).as_posix() for file in sorted((SITE / "code").rglob("*.html"))
+    file.relative_to(SITE).as_posix()
+    for file in sorted((SITE / "code").rglob("*.html"))
 ]
 VIEWS = [("light", 1280), ("dark", 360)]
 
