@@ -116,13 +116,11 @@ def test_lighthouse(chromium: str, site_url: str, name: str, tmp_path: Path) -> 
         pytest.skip("no Lighthouse: install Node.js, then `make test` fetches it")
     report = tmp_path / "report.json"
     flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking"
-    subprocess.run(
-        ["node", str(tool), site_url + name, "--quiet", "--output=json"]
-        + [f"--output-path={report}", "--preset=desktop", f"--chrome-flags={flags}"],
-        env={**os.environ, "CHROME_PATH": chromium},
-        check=True,
-        timeout=240,
-    )
+    command = ["node", str(tool), site_url + name, "--quiet", "--output=json"]
+    command += [f"--output-path={report}", "--preset=desktop"]
+    command += [f"--chrome-flags={flags}"]
+    environment = {**os.environ, "CHROME_PATH": chromium}
+    subprocess.run(command, env=environment, check=True, timeout=240)
     categories = json.loads(report.read_text(encoding="utf-8"))["categories"]
     scores = {key: round(100 * value["score"]) for key, value in categories.items()}
     assert min(scores.values()) >= 95, scores
