@@ -29,6 +29,8 @@ from bookkit import (
     environment,
     execution,
     foot,
+    glossary,
+    inventory,
     ledger,
     listing,
     sources,
@@ -65,6 +67,8 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("cards", cover.CardsDirective)
     app.add_directive("chapter", chapter.ChapterDirective)
     app.add_directive("counts", cover.CountsDirective)
+    app.add_directive("code-index", inventory.InventoryDirective)
+    app.add_directive("terms", glossary.TermsDirective)
     app.add_directive("environment", environment.EnvironmentDirective)
     app.add_directive("ledger", ledger.LedgerDirective)
     app.add_directive("listing", listing.ListingDirective)
@@ -224,6 +228,7 @@ def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
         environment.environment_node: lambda node: environment.to_html(app, docname),
         chapter.chapter_node: lambda _: chapter.to_html(app, doctree, docname),
         listing.listing_link: lambda n: listing.link_to_html(app, n, docname),
+        inventory.inventory_node: lambda _: inventory.to_html(app, docname),
         cover.counts_node: lambda _: cover.counts_to_html(app, docname),
         cover.cards_node: lambda node: cover.cards_to_html(app, node, docname),
     }

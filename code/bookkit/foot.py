@@ -10,6 +10,7 @@ import nbformat
 from jinja2 import Environment
 
 from bookkit.environment import facts
+from bookkit.glossary import terms_of
 
 SETUP = """\
 # Only where the book is not installed (Colab, a fresh environment): fetch it.
@@ -41,6 +42,7 @@ def to_html(app: Any, page: str) -> str:
         claims=len(claims),
         recorded=recorded,
         seconds=ran.get("runtime") or 0.0,
+        terms=terms_of(app, page),
         name=Path(page).name,
         ledger=app.builder.get_relative_uri(page, "book/claims"),
         source=f"{'../' * page.count('/')}_sources/{page}.md",
@@ -69,6 +71,12 @@ def write_notebooks(app: Any) -> None:
 
 _TEMPLATE = Environment(autoescape=True, trim_blocks=True).from_string("""
 <div class="built">
+{% if terms %}
+<p>Terms of this chapter:
+{% for term in terms %}
+<a href="{{ term.uri }}">{{ term.term }}</a>{{ ", " if not loop.last else "." }}
+{% endfor %}</p>
+{% endif %}
 <p>Built from <code>{{ facts.commit }}</code> on {{ facts.date }}
 with {{ facts.Python }} on {{ facts.system }},
 {{ gpu or "no GPU" }}.
