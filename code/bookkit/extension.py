@@ -33,6 +33,7 @@ from bookkit import (
     inventory,
     ledger,
     listing,
+    search,
     sources,
 )
 from bookkit.cells import defined_names, parse_cell, read_page
@@ -258,6 +259,7 @@ def _finish(app: Any, exception: Exception | None) -> None:
         ledger.write_json(app, pages)
         sources.copy_recordings(app)
         foot.write_notebooks(app)
+        search.write_data(app)
     remember(app.bookkit_note, {name for name in docnames if name})
     if log.failures:
         app.statuscode = 1

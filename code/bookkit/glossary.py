@@ -26,7 +26,9 @@ class TermsDirective(SphinxDirective):
             if page not in self.env.found_docs:
                 raise self.error(f"terms: {term}: there is no page {page!r}")
             anchor = "term-" + re.sub(r"\W+", "-", term.lower())
-            known.setdefault(page, []).append({"term": term, "anchor": anchor})
+            known.setdefault(page, []).append(
+                {"term": term, "chinese": chinese, "anchor": anchor}
+            )
             name = nodes.term("", f"{term} ", ids=[anchor])
             name += nodes.inline("", chinese, classes=["chinese", "language-zh"])
             text = nodes.paragraph("", "", *_with_code(meaning), nodes.Text(" "))
@@ -44,7 +46,7 @@ def terms_of(app: Any, page: str) -> list[dict[str, str]]:
         return []
     base = app.builder.get_relative_uri(page, glossary)
     return [
-        {"term": entry["term"], "uri": f"{base}#{entry['anchor']}"}
+        {**entry, "uri": f"{base}#{entry['anchor']}"}
         for entry in known.get(page, [])
     ]
 

@@ -80,6 +80,9 @@ def to_html(app: Any, from_page: str) -> str:
     topics = []
     for package in sorted((root / "code" / "underhood").glob("*/__init__.py")):
         rows = []
+        topic = f"underhood.{package.parent.name}"  # `stack` alone may be torch's
+        pages_here = {name: text for name, text in pages.items() if topic in text}
+        tests_here = {name: text for name, text in tests.items() if topic in text}
         for entry in public_objects(package.parent, root / "code"):
             word = re.compile(rf"\b{re.escape(entry.name)}\b")
             path = entry.source.file.relative_to(root).as_posix()
@@ -92,10 +95,12 @@ def to_html(app: Any, from_page: str) -> str:
                     "pages": [
                         (app.env.titles[page].astext(),
                          app.builder.get_relative_uri(from_page, page))
-                        for page, text in pages.items()
+                        for page, text in pages_here.items()
                         if word.search(text)
                     ],
-                    "tests": [name for name, text in tests.items() if word.search(text)],
+                    "tests": [
+                        name for name, text in tests_here.items() if word.search(text)
+                    ],
                 }
             )  # fmt: skip
         if rows:
@@ -132,10 +137,8 @@ _TEMPLATE = _environment.from_string("""
 {{- row.entry.name }}</code></a><code class="signature">{{ row.entry.signature }}</code>
 </dt>
 <dd>{{ row.entry.summary | code | safe }}
-<span class="inventory-uses">{{ row.file }}
-{% if row.pages %}· on {% for title, uri in row.pages %}<a href="{{ uri }}">{{ title }}</a>
-{{- ", " if not loop.last }}{% endfor %}{% endif %}
-{% if row.tests %}· tested in {{ row.tests | join(", ") }}{% endif %}</span></dd>
+<span class="inventory-uses">{{ row.file }} {% if row.pages %}· on {% for title, uri in row.pages %}<a href="{{ uri }}">{{ title }}</a>
+{{- ", " if not loop.last }}{% endfor %}{% endif %} {% if row.tests %}· tested in {{ row.tests | join(", ") }}{% endif %}</span></dd>
 {% endfor %}
 </dl></section>
 {% endfor %}
