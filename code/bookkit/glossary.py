@@ -21,7 +21,9 @@ class TermsDirective(SphinxDirective):
         folder = Path(self.env.docname).parent
         known: dict[str, list[dict[str, str]]] = {}
         items = nodes.definition_list(classes=["terms"])
-        for term, chinese, chapter, meaning in sorted(terms, key=lambda t: t[0].lower()):
+        for term, chinese, chapter, meaning in sorted(
+            terms, key=lambda t: t[0].lower()
+        ):
             page = (folder / chapter).as_posix()
             if page not in self.env.found_docs:
                 raise self.error(f"terms: {term}: there is no page {page!r}")
@@ -46,8 +48,7 @@ def terms_of(app: Any, page: str) -> list[dict[str, str]]:
         return []
     base = app.builder.get_relative_uri(page, glossary)
     return [
-        {**entry, "uri": f"{base}#{entry['anchor']}"}
-        for entry in known.get(page, [])
+        {**entry, "uri": f"{base}#{entry['anchor']}"} for entry in known.get(page, [])
     ]
 
 

@@ -31,6 +31,7 @@ VIEWS = [("light", 1280), ("dark", 360)]
 def page(browser: Any, site_url: str) -> Iterator[Any]:
     """A page that may speak to the site alone, and notes whatever else it tries."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(120_000)
     page = context.new_page()
     page.strangers, page.complaints = [], []
 

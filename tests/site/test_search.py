@@ -59,6 +59,8 @@ QUERIES = {
     "门控注意力单元": "gated_attention",
     "在线 Softmax": "flash_attention",
 }
+
+
 @pytest.fixture(scope="module")
 def tab(browser: Any) -> Iterator[Any]:
     tab = browser.new_page()
@@ -80,5 +82,7 @@ def test_queries_find_their_page_first_or_second(tab: Any, site_url: str) -> Non
             missed[query] = found
         summary = tab.locator(".search-summary")
         slowest = max(slowest, float(summary.get_attribute("data-milliseconds")))
-    print(f"{len(QUERIES) - len(missed)} of {len(QUERIES)} queries, the slowest in {slowest} ms")
+    print(
+        f"{len(QUERIES) - len(missed)} of {len(QUERIES)} queries, the slowest in {slowest} ms"
+    )
     assert missed == {}
