@@ -137,8 +137,12 @@ _TEMPLATE = _environment.from_string("""
 {{- row.entry.name }}</code></a><code class="signature">{{ row.entry.signature }}</code>
 </dt>
 <dd>{{ row.entry.summary | code | safe }}
-<span class="inventory-uses">{{ row.file }} {% if row.pages %}· on {% for title, uri in row.pages %}<a href="{{ uri }}">{{ title }}</a>
-{{- ", " if not loop.last }}{% endfor %}{% endif %} {% if row.tests %}· tested in {{ row.tests | join(", ") }}{% endif %}</span></dd>
+<span class="inventory-uses">{{ row.file }}
+{%- if row.pages %} · on {% for title, uri in row.pages -%}
+<a href="{{ uri }}">{{ title }}</a>{{ ", " if not loop.last }}
+{%- endfor %}{% endif %}
+{%- if row.tests %} · tested in {{ row.tests | join(", ") }}{% endif %}
+</span></dd>
 {% endfor %}
 </dl></section>
 {% endfor %}

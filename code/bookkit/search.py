@@ -19,7 +19,7 @@ from bookkit.inventory import public_objects
 
 
 def write_data(app: Any) -> None:
-    """Write `search-data.js`: a script, because a page opened as a file cannot fetch."""
+    """Write `search-data.js`; a script, as pages opened as files cannot fetch."""
     env, root = app.env, Path(app.srcdir)
     pages = []
     for docname in sorted(env.found_docs):

@@ -29,9 +29,8 @@ def test_a_notebook_runs_outside_of_the_book(tmp_path: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs = []
     environment = {k: v for k, v in os.environ.items() if k != "BOOK_ROOT"}
-    client = NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
-    )
+    place = {"metadata": {"path": str(tmp_path)}}
+    client = NotebookClient(notebook, timeout=300, resources=place)
     client.execute(env=environment)
     claims = [
         output

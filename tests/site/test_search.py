@@ -82,7 +82,6 @@ def test_queries_find_their_page_first_or_second(tab: Any, site_url: str) -> Non
             missed[query] = found
         summary = tab.locator(".search-summary")
         slowest = max(slowest, float(summary.get_attribute("data-milliseconds")))
-    print(
-        f"{len(QUERIES) - len(missed)} of {len(QUERIES)} queries, the slowest in {slowest} ms"
-    )
+    hits = len(QUERIES) - len(missed)
+    print(f"{hits} of {len(QUERIES)} queries, the slowest in {slowest} ms")
     assert missed == {}
