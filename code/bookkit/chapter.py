@@ -18,6 +18,16 @@ class chapter_node(nodes.General, nodes.Element):
     """Stands for what is known once the page has been executed."""
 
 
+class facts_node(nodes.container, nodes.Invisible):
+    """Looks as a container does; the descriptions of a page for other sites skip it."""
+
+
+AS_CONTAINER = (
+    lambda writer, node: writer.visit_container(node),
+    lambda writer, node: writer.depart_container(node),
+)
+
+
 class ChapterDirective(SphinxDirective):
     """``{chapter}``: with `:article:` (its Chinese title) and `:prerequisites:`."""
 
@@ -31,13 +41,14 @@ class ChapterDirective(SphinxDirective):
             if option not in self.options:
                 raise self.error(f"chapter: needs the option :{option}:")
         title = html.escape(self.options["article"])
+        self.env.metadata[self.env.docname]["article"] = self.options["article"]
         markup = f'<p class="chapter-article" lang="zh">{title}</p>'
         article = nodes.raw("", markup, format="html")
         needed, messages = self.state.inline_text(
             self.options["prerequisites"], self.lineno
         )
         prerequisites = nodes.paragraph("", "", nodes.Text("Prerequisites: "), *needed)
-        facts = nodes.container("", prerequisites, chapter_node())
+        facts = facts_node("", prerequisites, chapter_node())
         facts["classes"] = ["chapter-facts"]
         return [article, facts, *messages]
 

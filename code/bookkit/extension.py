@@ -23,7 +23,19 @@ import yaml
 from docutils import nodes
 from sphinx.util import logging
 
-from bookkit import chapter, environment, execution, ledger, listing, sources
+from bookkit import (
+    chapter,
+    cover,
+    environment,
+    execution,
+    foot,
+    glossary,
+    inventory,
+    ledger,
+    listing,
+    search,
+    sources,
+)
 from bookkit.cells import defined_names, parse_cell, read_page
 from bookkit.failures import FailureLog, execution_failure, remember, remembered
 from bookkit.freshness import CodeGraph, MissingData, chapter_key
@@ -40,6 +52,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.bookkit_changed = False
     app.bookkit_note = doctrees.parent / "bookkit_failures.json"
     standard_logging.getLogger("sphinx").addHandler(app.bookkit_log)
+    _without_thebe(app)
     execution.set_kernel_environment(root)
     execution.survive_dead_kernels()
     execution.keep_cached_outputs()
@@ -49,8 +62,14 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_config_value("bookkit_sources", _digest(own), "env")
     # Without a changed page Sphinx would not copy a changed style sheet either.
     app.add_config_value("bookkit_static", "", "html")
+    app.add_config_value("bookkit_preload", [], "html")
     app.connect("config-inited", _note_static_files)
+    app.add_node(chapter.facts_node, html=chapter.AS_CONTAINER)
+    app.add_directive("cards", cover.CardsDirective)
     app.add_directive("chapter", chapter.ChapterDirective)
+    app.add_directive("counts", cover.CountsDirective)
+    app.add_directive("code-index", inventory.InventoryDirective)
+    app.add_directive("terms", glossary.TermsDirective)
     app.add_directive("environment", environment.EnvironmentDirective)
     app.add_directive("ledger", ledger.LedgerDirective)
     app.add_directive("listing", listing.ListingDirective)
@@ -61,8 +80,17 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("env-get-updated", _render_all_if_any)
     app.connect("doctree-resolved", _fill_in)
     app.connect("html-collect-pages", listing.source_pages)
+    app.connect("html-page-context", _preload_fonts)
     app.connect("build-finished", _finish)
     return {"version": "1", "env_version": 1, "parallel_read_safe": False}
+
+
+def _without_thebe(app: Any) -> None:
+    """Jupyter Book always loads sphinx-thebe, whose script comes from another site."""
+    for event, listeners in app.events.listeners.items():
+        app.events.listeners[event] = [
+            one for one in listeners if one.handler.__module__ != "sphinx_thebe"
+        ]
 
 
 def _note_static_files(app: Any, config: Any) -> None:
@@ -126,8 +154,8 @@ def _forget_page(app: Any, env: Any, docname: str) -> None:
 def _check_page(app: Any, doctree: nodes.document) -> None:
     """Look at a page that has just been executed, or taken from the cache."""
     env, docname = app.env, app.env.docname
-    special = [n for n in (ledger.ledger_node, environment.environment_node)
-               if next(doctree.findall(n), None)]  # fmt: skip
+    filled = (ledger.ledger_node, environment.environment_node)
+    special = [node for node in filled if next(doctree.findall(node), None)]
     env.bookkit_special[docname] = [node.__name__ for node in special]
     ran = env.nb_metadata.get(docname, {}).get("exec_data")
     if docname not in app.bookkit_keys or not ran:
@@ -201,10 +229,24 @@ def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
         environment.environment_node: lambda node: environment.to_html(app, docname),
         chapter.chapter_node: lambda _: chapter.to_html(app, doctree, docname),
         listing.listing_link: lambda n: listing.link_to_html(app, n, docname),
+        inventory.inventory_node: lambda _: inventory.to_html(app, docname),
+        cover.counts_node: lambda _: cover.counts_to_html(app, docname),
+        cover.cards_node: lambda node: cover.cards_to_html(app, node, docname),
     }
     for kind, to_html in made.items():
         for node in list(doctree.findall(kind)):
             node.replace_self(nodes.raw("", to_html(node), format="html"))
+    doctree.append(nodes.raw("", foot.to_html(app, docname), format="html"))
+
+
+def _preload_fonts(
+    app: Any, pagename: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Text is drawn once, in its own type: nothing moves while the page loads."""
+    for font in app.config.bookkit_preload:
+        link = '<link rel="preload" as="font" type="font/woff2" crossorigin href="'
+        link += context["pathto"](f"_static/{font}", resource=True) + '">'
+        context["metatags"] = context.get("metatags", "") + link
 
 
 def _finish(app: Any, exception: Exception | None) -> None:
@@ -216,6 +258,8 @@ def _finish(app: Any, exception: Exception | None) -> None:
         pages = {doc for doc, names in special.items() if "ledger_node" in names}
         ledger.write_json(app, pages)
         sources.copy_recordings(app)
+        foot.write_notebooks(app)
+        search.write_data(app)
     remember(app.bookkit_note, {name for name in docnames if name})
     if log.failures:
         app.statuscode = 1

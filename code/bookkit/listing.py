@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import html
+import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def find_source(name: str, source_root: Path, *, docstring: bool = True) -> Sour
     Raises:
         NoSuchObject: no such module, or nothing of that name in it.
     """
-    file, rest = _find_module(name, source_root)
+    file, rest = find_module(name, source_root)
     text = file.read_text(encoding="utf-8")
     if not rest:
         return Source(name, file, 1, text.count("\n"), text.rstrip())
@@ -72,7 +73,7 @@ def find_source(name: str, source_root: Path, *, docstring: bool = True) -> Sour
     return Source(name, file, first, last, shown)
 
 
-def _find_module(name: str, source_root: Path) -> tuple[Path, list[str]]:
+def find_module(name: str, source_root: Path) -> tuple[Path, list[str]]:
     """The file of the longest module that starts the name, and what is left of it."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
@@ -160,7 +161,19 @@ class ListingDirective(SphinxDirective):
         self.set_source_info(code)
         link = listing_link(path=path, name=name, line=source.first)
         link["caption"] = self.options.get("caption", "")
+        link["alone"] = self._alone(name, root / "code")
         return [nodes.container("", link, code, classes=["listing"])]
+
+    def _alone(self, name: str, source_root: Path) -> str:
+        from bookkit.bundle import CannotBundle, bundle  # which imports from here
+
+        try:
+            script = bundle(name, source_root)
+        except CannotBundle:
+            return ""
+        for file in script.files:
+            self.env.note_dependency(str(file))
+        return script.text
 
 
 class listing_link(nodes.General, nodes.Element):
@@ -170,9 +183,18 @@ class listing_link(nodes.General, nodes.Element):
 def link_to_html(app: Any, node: nodes.Element, from_page: str) -> str:
     target = app.builder.get_relative_uri(from_page, node["path"].removesuffix(".py"))
     caption = f" — {inline_code(node['caption'])}" if node["caption"] else ""
-    return (
+    head = (
         f'<p class="listing-head"><code>{html.escape(node["name"])}</code>{caption} '
-        f'<a href="{target}#L-{node["line"]}">{html.escape(node["path"])}</a></p>'
+        f'<a href="{target}#L-{node["line"]}">{html.escape(node["path"])}</a>'
+    )
+    if not node["alone"]:
+        return head + "</p>"
+    # JSON, in which `</` cannot end the element.
+    text = json.dumps(node["alone"], ensure_ascii=False).replace("</", "<\\/")
+    return (
+        head
+        + '<button type="button" class="copy-alone">copy with what it needs</button>'
+        f'</p><script type="application/json" class="alone">{text}</script>'
     )
 
 

@@ -1,0 +1,38 @@
+// What the theme leaves to be desired for those who use the keyboard or a screen reader.
+document.addEventListener("DOMContentLoaded", () => {
+  // The name of a button is what it shows.
+  for (const button of document.querySelectorAll(".search-button-field, details.hide > summary"))
+    button.removeAttribute("aria-label");
+  for (const icon of document.querySelectorAll(".theme-switch")) {
+    icon.removeAttribute("title");
+    icon.setAttribute("aria-hidden", "true");
+  }
+  // The logo stands outside of every landmark.
+  const logo = document.querySelector(".navbar-brand")?.closest(".sidebar-primary-item");
+  logo?.setAttribute("role", "navigation");
+  logo?.setAttribute("aria-label", "Home");
+  // What scrolls sideways can be reached and scrolled with the keyboard.
+  const scrollers = ".table-scroll, .highlight pre, figure.picture, .source-file, .math";
+  const reach = () => {
+    for (const box of document.querySelectorAll(scrollers))
+      if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+  };
+  reach();
+  addEventListener("load", reach);
+  addEventListener("resize", reach);
+  // A listing with the imports and definitions that it needs.
+  for (const button of document.querySelectorAll(".copy-alone")) {
+    const label = button.textContent;
+    button.addEventListener("click", async () => {
+      const alone = button.closest(".listing").querySelector("script.alone");
+      try {
+        await navigator.clipboard.writeText(JSON.parse(alone.textContent));
+        button.textContent = "copied";
+      } catch {
+        button.textContent = "the browser refused";
+      }
+      setTimeout(() => (button.textContent = label), 2000);
+    });
+  }
+});
