@@ -68,7 +68,8 @@ def test_takes_along_what_is_registered_with_an_object(tmp_path: Path) -> None:
     code = write(
         tmp_path,
         table="class Table(dict):\n    def add(self, f):\n"
-        "        self[f.__name__] = f\n\n\nTABLE = Table()\n\n\n@TABLE.add\ndef first():\n    return 1\n",
+        "        self[f.__name__] = f\n\n\n"
+        "TABLE = Table()\n\n\n@TABLE.add\ndef first():\n    return 1\n",
     )
     assert run(bundle("demo.table.TABLE", code).text, "\nprint(*TABLE)") == "first"
 

@@ -43,7 +43,9 @@ class TermsDirective(SphinxDirective):
 
 def terms_of(app: Any, page: str) -> list[dict[str, str]]:
     """The terms that a page explains, with the addresses of their entries."""
-    glossary, known = getattr(app.env, "bookkit_terms", ("", {}))
+    if not hasattr(app.env, "bookkit_terms"):
+        return []
+    glossary, known = app.env.bookkit_terms
     if glossary not in app.env.found_docs:
         return []
     base = app.builder.get_relative_uri(page, glossary)
