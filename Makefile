@@ -42,16 +42,16 @@ check: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# CPython in WebAssembly, for the tests of the Python chapters; they skip without it.
+# For the tests, which skip without it: CPython in WebAssembly, axe, Lighthouse.
 $(NODE_STAMP): package-lock.json
 	@if command -v npm >/dev/null 2>&1; then npm ci --silent --no-audit --no-fund && touch $@; \
-	  else echo "No npm found: the tests skip CPython in WebAssembly (install Node.js 18 or later to run them)."; fi
+	  else echo "No npm found: the tests skip CPython in WebAssembly, axe and Lighthouse (install Node.js 18 or later to run them)."; fi
 
 unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 	$(BIN)/pytest tests --ignore=tests/site --numprocesses auto --dist worksteal
 
-site-tests: book ## tests of the site that was built
-	$(BIN)/pytest tests/site
+site-tests: book $(NODE_STAMP) ## tests of the site that was built
+	$(BIN)/pytest tests/site -rs --numprocesses auto --dist worksteal
 
 test: check unit site-tests ## everything
 
