@@ -39,6 +39,14 @@ QUERIES = {
     "online softmax": "flash_attention",
     "Triton": "flash_attention",
     "tiling": "flash_attention",
+    "Xavier": "initialization",
+    "muP": "initialization",
+    "loss scaling": "mixed_precision",
+    "bfloat16": "mixed_precision",
+    "Hungarian": "detr",
+    "GIoU": "detr",
+    "classifier-free guidance": "stable_diffusion",
+    "DDIM": "stable_diffusion",
     # names of the code
     "flash_attention": "flash_attention",
     "linear_attention": "linear_attention",
@@ -48,6 +56,9 @@ QUERIES = {
     "object_graph": "objects",
     "GatedAttentionUnit": "gated_attention",
     "scaled_dot_product_attention": "transformer",
+    "LossScaler": "mixed_precision",
+    "hungarian_match": "detr",
+    "UNet2DConditionModel": "stable_diffusion",
     # the articles, and their terms
     "引用计数": "garbage_collection",
     "垃圾回收": "garbage_collection",
@@ -58,6 +69,10 @@ QUERIES = {
     "线性注意力": "linear_attention",
     "门控注意力单元": "gated_attention",
     "在线 Softmax": "flash_attention",
+    "初始化": "initialization",
+    "混合精度训练": "mixed_precision",
+    "目标检测": "detr",
+    "扩散模型": "stable_diffusion",
 }
 
 
