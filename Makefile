@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book serve page check unit site-tests test pins clean help
+.PHONY: book serve page check unit site-tests links test pins clean help
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,10 @@ unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 
 site-tests: book $(NODE_STAMP) ## tests of the site that was built
 	$(BIN)/pytest tests/site -rs --numprocesses auto --dist worksteal
+
+links: $(STAMP) ## asks every address outside of the book; writes a report
+	@$(BIN)/jupyter-book build --quiet . --builder linkcheck; \
+	  echo "The report is at _build/linkcheck/output.txt"
 
 test: check unit site-tests ## everything
 
