@@ -88,6 +88,7 @@ def sd(loaded: StableDiffusion) -> StableDiffusion:
 def with_sampler(name: str, theirs: dict, sd: StableDiffusion) -> dict:
     """Their parts and ours with the same sampler."""
     config = SD_SCHEDULE | {"clip_sample": False, "set_alpha_to_one": False}
+    config |= {"skip_prk_steps": True}
     sd.scheduler = getattr(ours, name).from_config(ours.PNDMScheduler().config)
     return theirs | {"scheduler": getattr(diffusers, name).from_config(config)}
 

@@ -110,10 +110,15 @@ class FeedForward(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention on the words, feed-forward: pre-norm, residual."""
+    """Self-attention, attention on words, feed-forward: pre-norm, residual."""
 
     def __init__(
-        self, dim: int, context_dim: int, *, num_heads: int, upcast: bool = False
+        self,
+        dim: int,
+        context_dim: int,
+        *,
+        num_heads: int,
+        upcast: bool = False,
     ) -> None:
         super().__init__()
         heads: dict[str, Any] = {

@@ -14,7 +14,11 @@ from torch.nn import functional as F
 
 
 def timestep_embedding(
-    timesteps: Tensor, dim: int, *, flip_sin_to_cos: bool = True, freq_shift: int = 0
+    timesteps: Tensor,
+    dim: int,
+    *,
+    flip_sin_to_cos: bool = True,
+    freq_shift: int = 0,
 ) -> Tensor:
     """The number of the step as waves of many lengths: (batch,) -> (batch, dim).
 

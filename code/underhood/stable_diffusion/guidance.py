@@ -13,9 +13,10 @@ def guide(without: Tensor, with_words: Tensor, scale: float) -> Tensor:
     """without + scale · (with_words - without).
 
     Args:
-        without: prediction for the empty (or the negative) prompt: (batch, ...).
+        without: prediction for the empty or negative prompt: (batch, ...).
         with_words: prediction for the prompt.
-        scale: 0 ignores the prompt, 1 is the plain prediction for it, more exaggerates.
+        scale: 0 ignores the prompt, 1 is the plain prediction for it, more
+            exaggerates.
     """
     return without + scale * (with_words - without)
 

@@ -49,7 +49,7 @@ class GaussianMixture:
         """
         means = self._means(label)
         variance = alpha**2 * self.std**2 + sigma**2
-        squares = torch.cdist(x.double(), alpha * means) ** 2  # (batch, components)
+        squares = torch.cdist(x.double(), alpha * means) ** 2  # (batch, k)
         share = (-squares / (2 * variance)).softmax(dim=-1)
         mean = share @ means  # of the Gaussians that x may come from
         return mean + alpha * self.std**2 / variance * (x.double() - alpha * mean)

@@ -96,8 +96,8 @@ def to_original(
     """x₀, from what the network said about x = alpha · x₀ + sigma · ε.
 
     Args:
-        kind: what the network predicts: "epsilon" (ε), "sample" (x₀), or "v_prediction"
-            (v = alpha · ε - sigma · x₀).
+        kind: what the network predicts: "epsilon" (ε), "sample" (x₀), or
+            "v_prediction" (v = alpha · ε - sigma · x₀).
         output, sample: the prediction and x. alpha² + sigma² = 1.
     """
     if kind == "epsilon":

@@ -11,7 +11,12 @@ from underhood.stable_diffusion.schedulers import DDIMScheduler
 
 
 @torch.no_grad()
-def sample(scheduler: Scheduler, network: Network, noise: Tensor, steps: int) -> Tensor:
+def sample(
+    scheduler: Scheduler,
+    network: Network,
+    noise: Tensor,
+    steps: int,
+) -> Tensor:
     """From noise to data: (batch, ...) -> the same shape."""
     scheduler.set_timesteps(steps)
     scheduler.set_begin_index(0)

@@ -179,7 +179,7 @@ class CLIPTokenizer:
         return pieces
 
     def merge(self, word: str) -> list[str]:
-        """Byte-pair encoding of one word: merge the pair learned first, and repeat.
+        """Byte-pair encoding of one word: merge the pair learned first, repeat.
 
         >>> tokenizer.merge("lowest")          # doctest: +SKIP
         ['lowest</w>']
