@@ -358,7 +358,8 @@ wide = [t.detach().double().requires_grad_() for t in (q, k, v)]
 wanted = torch.nn.functional.scaled_dot_product_attention(
     *wide, is_causal=True, enable_gqa=True)
 wanted.square().sum().backward()
-print(max(float((a.grad - b.grad).abs().max()) for a, b in zip((q, k, v), wide)))
+pairs = [(a.grad, b.grad) for a, b in zip((q, k, v), wide)]
+print(max(float(((a - b).abs().max() / b.abs().max())) for a, b in pairs))
 """
 
 

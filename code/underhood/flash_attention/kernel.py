@@ -77,8 +77,8 @@ def shape_scores(scores, position, column, facts, CHECK: tl.constexpr,
     capped = scores
     if MODE.SOFTCAP > 0:
         x = scores * (scale / MODE.SOFTCAP)
-        near = x + x * x * x * (-1 / 3 + x * x * (2 / 15 - x * x * (17 / 315)))
-        far = 1 - 2 / (tl.exp2(x * (2 * LOG2_E)) + 1)  # loses its digits near 0
+        near = x + x * x * x * (-1 / 3 + x * x * (2 / 15 - x * x * 17 / 315))
+        far = 1 - 2 / (tl.exp2(x * (2 * LOG2_E)) + 1)  # inexact near 0
         capped = tl.where(tl.abs(x) < 0.2, near, far)  # tanh(x)
         scores = capped * (MODE.SOFTCAP * LOG2_E)
         unit = 1.0
@@ -132,14 +132,14 @@ def my_queries(call, MODE: tl.constexpr):
 
 
 @triton.jit
-def attention_forward(query, key, value, out, lse_ptr, call, MODE: tl.constexpr):
+def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
     top, batch_head = my_queries(call, MODE)
     batch, head, kv_head, facts = find_head(batch_head, call)
     query, out = head_of(query, batch, head), head_of(out, batch, head)
     key, value = head_of(key, batch, kv_head), head_of(value, batch, kv_head)
     length, key_length = call.query_length, facts[0]
     row = top + tl.arange(0, MODE.BLOCK_Q)
-    position = row + key_length - length  # bottom-right: the last sees the last
+    position = (row + key_length - length)[:, None]  # last query at last key
     edges = walk_edges(top + key_length - length, key_length, MODE.BLOCK_Q,
                        MODE.LEFT, MODE.RIGHT, MODE.BLOCK_K)  # fmt: skip
     q = load_tile(query, row, length, True, MODE)
@@ -150,14 +150,14 @@ def attention_forward(query, key, value, out, lse_ptr, call, MODE: tl.constexpr)
         for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_K):
             column = first + tl.arange(0, MODE.BLOCK_K)
             k = load_tile(key, column, key_length, part != 1, MODE)
-            scores = tl.dot(q, tl.trans(k))
+            scores = tl.dot(q, k.T)
             scores, unit, _ = shape_scores(
-                scores, position[:, None], column[None, :], facts, part != 1, MODE
+                scores, position, column[None, :], facts, part != 1, MODE
             )
-            # Scaling the maximum, not the scores, makes s * unit - shift one FMA.
+            # The maximum is scaled, not the scores: one FMA for each of them.
             new_max = tl.maximum(row_max, tl.max(scores, 1) * unit)
             shift = new_max
-            if part != 1:  # a row may have seen no key yet, and -inf - -inf is NaN
+            if part != 1:  # no key seen yet: -inf - -inf would be NaN
                 shift = tl.where(new_max == float("-inf"), 0.0, new_max)
             weights = tl.exp2(scores * unit - shift[:, None])
             rescale = tl.exp2(row_max - shift)
@@ -170,12 +170,12 @@ def attention_forward(query, key, value, out, lse_ptr, call, MODE: tl.constexpr)
     # A row that sees nothing has the sum 0: its output is 0, its lse -inf.
     row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)
     lse = (row_max + tl.log2(row_sum)) / LOG2_E
-    tl.store(lse_ptr + batch_head * length + row, lse, mask=row < length)
+    tl.store(lses + batch_head * length + row, lse, mask=row < length)
     store_tile(out, row, length, acc / row_sum[:, None], MODE)
 
 
 @triton.jit
-def attention_dq(query, key, value, out, lse_ptr, d_out, d_lse_ptr, delta_ptr, d_query,
+def attention_dq(query, key, value, out, lses, d_out, d_lses, deltas, d_query,
                  call, MODE: tl.constexpr):  # fmt: skip
     top, batch_head = my_queries(call, MODE)
     batch, head, kv_head, facts = find_head(batch_head, call)
@@ -189,18 +189,18 @@ def attention_dq(query, key, value, out, lse_ptr, d_out, d_lse_ptr, delta_ptr, d
     o = load_tile(head_of(out, batch, head), row, length, True, MODE)
     do = load_tile(head_of(d_out, batch, head), row, length, True, MODE)
     stat, inside = batch_head * length + row, row < length
-    lse = tl.load(lse_ptr + stat, mask=inside, other=float("-inf"))
-    d_lse = tl.load(d_lse_ptr + stat, mask=inside, other=0.0)
+    lse = tl.load(lses + stat, mask=inside, other=float("-inf"))
+    d_lse = tl.load(d_lses + stat, mask=inside, other=0.0)
     delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1) - d_lse
     delta = tl.where(lse == float("-inf"), 0.0, delta)
-    tl.store(delta_ptr + stat, delta, mask=inside)  # for `attention_dkdv`
+    tl.store(deltas + stat, delta, mask=inside)  # for `attention_dkdv`
     dq = tl.full([MODE.BLOCK_Q, MODE.BLOCK_D], 0.0, tl.float32)
     for part in tl.static_range(3):
         for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_K):
             column = first + tl.arange(0, MODE.BLOCK_K)
             k = load_tile(key, column, key_length, part != 1, MODE)
             v = load_tile(value, column, key_length, part != 1, MODE)
-            scores, d_weights = tl.dot(q, tl.trans(k)), tl.dot(do, tl.trans(v))
+            scores, d_weights = tl.dot(q, k.T), tl.dot(do, v.T)
             _, d_scores = gradients(
                 scores, d_weights, lse[:, None], delta[:, None],
                 position[:, None], column[None, :], facts, part != 1, MODE)  # fmt: skip
@@ -209,7 +209,7 @@ def attention_dq(query, key, value, out, lse_ptr, d_out, d_lse_ptr, delta_ptr, d
 
 
 @triton.jit
-def attention_dkdv(query, key, value, lse_ptr, d_out, delta_ptr, d_key, d_value,
+def attention_dkdv(query, key, value, lses, d_out, deltas, d_key, d_value,
                    call, MODE: tl.constexpr):  # fmt: skip
     """A tile of one key head, scores as (keys, queries); grid: (all such tiles,)."""
     num_tiles = tl.cdiv(call.key_length, MODE.BLOCK_K)
@@ -219,7 +219,7 @@ def attention_dkdv(query, key, value, lse_ptr, d_out, delta_ptr, d_key, d_value,
     length, size = call.query_length, call.key_length
     offset = facts[0] - length
     column = top + tl.arange(0, MODE.BLOCK_K)
-    # A query sees keys LEFT before to RIGHT after it; for a key it is the reverse.
+    # A query sees keys from LEFT to RIGHT of it; a key is seen the other way.
     edges = walk_edges(top - offset, length, MODE.BLOCK_K,
                        MODE.RIGHT, MODE.LEFT, MODE.BLOCK_Q)  # fmt: skip
     k = load_tile(head_of(key, batch, kv_head), column, size, True, MODE)
@@ -228,20 +228,20 @@ def attention_dkdv(query, key, value, lse_ptr, d_out, delta_ptr, d_key, d_value,
     dv = tl.full([MODE.BLOCK_K, MODE.BLOCK_D], 0.0, tl.float32)
     for batch_head in tl.range(first_head, first_head + call.group):
         _, head, _, facts = find_head(batch_head, call)
-        queries, d_outs = head_of(query, batch, head), head_of(d_out, batch, head)
+        qs, dos = head_of(query, batch, head), head_of(d_out, batch, head)
         for part in tl.static_range(3):
             for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_Q):
                 row = first + tl.arange(0, MODE.BLOCK_Q)
-                q = load_tile(queries, row, length, part != 1, MODE)
-                do = load_tile(d_outs, row, length, part != 1, MODE)
+                q = load_tile(qs, row, length, part != 1, MODE)
+                do = load_tile(dos, row, length, part != 1, MODE)
                 stat, inside = batch_head * length + row, row < length
-                lse = tl.load(lse_ptr + stat, mask=inside, other=float("-inf"))
-                delta = tl.load(delta_ptr + stat, mask=inside, other=0.0)
-                scores, d_weights = tl.dot(k, tl.trans(q)), tl.dot(v, tl.trans(do))
+                lse = tl.load(lses + stat, mask=inside, other=float("-inf"))
+                delta = tl.load(deltas + stat, mask=inside, other=0.0)
+                scores, d_weights = tl.dot(k, q.T), tl.dot(v, do.T)
                 weights, d_scores = gradients(
                     scores, d_weights, lse[None, :], delta[None, :],
-                    (row + offset)[None, :], column[:, None], facts, part != 1,
-                    MODE)  # fmt: skip
+                    (row + offset)[None, :], column[:, None], facts,
+                    part != 1, MODE)  # fmt: skip
                 dv = tl.dot(weights.to(do.dtype), do, dv)
                 dk = tl.dot(d_scores.to(q.dtype), q, dk)
     seen = (column < facts[0])[:, None]  # keys of padding have no gradient

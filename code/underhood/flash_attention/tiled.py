@@ -82,7 +82,7 @@ def tiled_attention(
             scores = tile @ k[:, :, columns].mT  # (b, h, block_q, block_k)
             scores = shape_scores(
                 scores, rows, columns, offset,
-                band if kind == "masked" else NO_WINDOW, alibi_slopes, softcap,
+                NO_WINDOW if kind == "full" else band, alibi_slopes, softcap,
             )  # fmt: skip
             seen = merge(seen, partial_attention(scores, v[:, :, columns]))
         output, lse = finish(seen)
@@ -126,7 +126,7 @@ def tiled_gradients(
     delta = (d_output.to(q) * output.to(q)).sum(dim=-1) - d_lse
     delta = delta.masked_fill(nothing, 0.0)[..., None]
     for rows in blocks(q.shape[2], block_q):
-        tile, d_out = q[:, :, rows] * softmax_scale, d_output[:, :, rows].to(q)
+        tile, do = q[:, :, rows] * softmax_scale, d_output[:, :, rows].to(q)
         for columns in blocks(k.shape[2], block_k):
             kind = tile_kind(rows, columns, offset, band)
             if kind == "skipped":
@@ -134,15 +134,15 @@ def tiled_gradients(
             raw = tile @ k[:, :, columns].mT
             scores = shape_scores(
                 raw, rows, columns, offset,
-                band if kind == "masked" else NO_WINDOW, alibi_slopes, softcap,
+                NO_WINDOW if kind == "full" else band, alibi_slopes, softcap,
             )  # fmt: skip
             weights = (scores - shift[:, :, rows]).exp()
-            d_weights = d_out @ v[:, :, columns].mT
+            d_weights = do @ v[:, :, columns].mT
             d_scores = weights * (d_weights - delta[:, :, rows])
             if softcap:
                 d_scores = d_scores * (1 - torch.tanh(raw / softcap) ** 2)
-            dv[:, :, columns] += weights.mT @ d_out
-            dk[:, :, columns] += d_scores.mT @ tile  # the tile holds the scale
+            dv[:, :, columns] += weights.mT @ do
+            dk[:, :, columns] += d_scores.mT @ tile  # tile holds the scale
             dq[:, :, rows] += d_scores @ k[:, :, columns] * softmax_scale
     groups = (key.shape[1], -1)  # query heads that share a key head add up
     dk, dv = (each.unflatten(1, groups).sum(dim=2) for each in (dk, dv))
