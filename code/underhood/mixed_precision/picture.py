@@ -18,7 +18,7 @@ from underhood.mixed_precision.formats import (
 )
 
 SIGN, EXPONENT, FRACTION = "#d1495b", "#3d85c6", "#2e9e6b"
-CELL, ROW, LEFT = 15, 52, 8
+CELL, ROW, LEFT = 15, 54, 8
 SHOWN = (FP32, TF32, BF16, FP16, E5M2, E4M3, E2M1)
 
 
@@ -31,15 +31,15 @@ def draw_bits(value: float, formats: Sequence[FloatFormat] = SHOWN) -> str:
     widest = max(form.exponent_bits for form in formats)
     edge = LEFT + (1 + widest) * CELL + 6
     longest = max(form.mantissa_bits for form in formats)
-    width = edge + longest * CELL + LEFT
+    width = edge + max(longest * CELL, 215) + LEFT  # room for the text of a row
     parts = []
     for index, form in enumerate(formats):
         parts += _row(form, value, edge, 20 + index * ROW)
     legend = 20 + len(formats) * ROW
     for name, color, x in (
         ("sign", SIGN, LEFT),
-        ("exponent", EXPONENT, LEFT + 70),
-        ("fraction", FRACTION, LEFT + 170),
+        ("exponent", EXPONENT, LEFT + 80),
+        ("fraction", FRACTION, LEFT + 190),
     ):
         parts.append(_cell(x, legend, color, ""))
         parts.append(_text(x + CELL + 6, legend + 12, name))
@@ -68,7 +68,7 @@ def draw_numbers(
     formats: Sequence[FloatFormat] = (E2M1, E5M2, E4M3), upto: float = 8.0
 ) -> str:
     """A line per format with a tick at each number from 0 to `upto`."""
-    width, left, row = 620, 16, 50
+    width, left, row = 500, 14, 54
     unit = (width - 2 * left) / upto
     parts = []
     for index, form in enumerate(formats):
@@ -114,7 +114,7 @@ def _cell(x: float, y: float, color: str, bit: str) -> str:
         f'fill-opacity="{opacity}" stroke="{color}"/>'
     )
     middle = x + (CELL - 2) / 2
-    return box + _text(middle, y + 13.5, bit, anchor="middle", size=11)
+    return box + _text(middle, y + 13.5, bit, anchor="middle", size=12)
 
 
 def _text(
@@ -124,7 +124,7 @@ def _text(
     *,
     anchor: str = "start",
     weight: str = "normal",
-    size: int = 13,
+    size: int = 15,
 ) -> str:
     return (
         f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" font-weight="{weight}" '
