@@ -330,6 +330,25 @@ def test_pipeline_refuses(call, message: str, sd: StableDiffusion) -> None:
         call(sd)
 
 
+def test_parts_that_do_not_fit_are_refused(sd: StableDiffusion) -> None:
+    small = dict(sd.unet.config)
+    for change, message in (
+        ({"in_channels": 5}, "unet: in_channels: got 5; allowed: 4, 9"),
+        ({"out_channels": 8}, "unet: out_channels: got 8; allowed: 4"),
+        ({"cross_attention_dim": 25}, "unet: cross_attention_dim: got 25; allowed: 24"),
+    ):
+        unet = ours.UNet2DConditionModel(**small | change)
+        with pytest.raises(ValueError, match=message):
+            StableDiffusion(**sd.parts() | {"unet": unet})
+    text = ours.CLIPTextModel(vocab_size=100, hidden_size=24, num_attention_heads=4)
+    with pytest.raises(ValueError, match="tokenizer: has a token 49407"):
+        StableDiffusion(**sd.parts() | {"text_encoder": text})
+    nine = ours.UNet2DConditionModel(**small | {"in_channels": 9})
+    painter = StableDiffusion(**sd.parts() | {"unet": nine})
+    with pytest.raises(ValueError, match="unet: one for inpainting"):
+        painter.text_to_image("x")
+
+
 def test_long_prompts_are_told(sd: StableDiffusion) -> None:
     with pytest.warns(UserWarning, match=r"prompt: 80 tokens; only 75 .*dog dog$"):
         sd.text_to_image(

@@ -8,6 +8,7 @@ from typing import Any
 
 from underhood.stable_diffusion import schedulers
 from underhood.stable_diffusion.autoencoder import AutoencoderKL
+from underhood.stable_diffusion.checks import one_of
 from underhood.stable_diffusion.clip_text import CLIPTextModel
 from underhood.stable_diffusion.noise_schedule import Scheduler
 from underhood.stable_diffusion.tokenizer import CLIPTokenizer, read_json
@@ -59,6 +60,28 @@ def load_scheduler(directory: Path) -> Scheduler:
         return getattr(schedulers, name).from_config(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """Refuse parts that do not fit each other.
+
+    Raises:
+        ValueError: channels, widths, or the vocabulary differ; the message says which.
+    """
+    unet, text = parts["unet"].config, parts["text_encoder"].config
+    latent = parts["vae"].config["latent_channels"]
+    # 9 for inpainting: latent, masked latent, mask.
+    one_of("unet: in_channels", unet["in_channels"], (latent, 2 * latent + 1))
+    one_of("unet: out_channels", unet["out_channels"], (latent,))
+    one_of(
+        "unet: cross_attention_dim", unet["cross_attention_dim"], (text["hidden_size"],)
+    )
+    largest = max(parts["tokenizer"].vocab.values())
+    if largest >= text["vocab_size"]:
+        raise ValueError(
+            f"tokenizer: has a token {largest}; vocab_size of the text encoder is "
+            f"{text['vocab_size']}"
+        )
 
 
 def save_parts(directory: Path | str, parts: Mapping[str, Any]) -> None:

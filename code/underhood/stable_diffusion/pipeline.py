@@ -56,6 +56,7 @@ class StableDiffusion:
         self.vae, self.unet = vae.eval(), unet.eval()
         self.text_encoder, self.tokenizer = text_encoder.eval(), tokenizer
         self.scheduler = scheduler
+        folders.check_parts(self.parts())
 
     @classmethod
     def from_pretrained(
@@ -138,6 +139,7 @@ class StableDiffusion:
                 has no meaning.
         """
         wanted = Options(**options)
+        self._four_channels()
         words, generator = self._words(prompt, wanted), generators(wanted.seed)
         shape = self._latent_shape(words, wanted, height, width)
         if latents is not None and tuple(latents.shape) != shape:
@@ -167,6 +169,7 @@ class StableDiffusion:
             **options: see `Options`.
         """
         wanted = Options(**options)
+        self._four_channels()
         words, generator = self._words(prompt, wanted), generators(wanted.seed)
         timesteps = last_timesteps(self.scheduler, wanted.num_inference_steps, strength)
         pixels = to_tensor(image, self.vae.factor)
@@ -200,9 +203,10 @@ class StableDiffusion:
         words, generator = self._words(prompt, wanted), generators(wanted.seed)
         batch = _batch(words, wanted)
         timesteps = last_timesteps(self.scheduler, wanted.num_inference_steps, strength)
-        pixels, holes = to_masked(image, mask, self.vae.factor)
+        factor = self.vae.factor
+        pixels, holes = to_masked(image, mask, factor)
         nine = self.unet.config["in_channels"] != self.vae.config["latent_channels"]
-        size = tuple(side // self.vae.factor for side in pixels.shape[2:])
+        size = (pixels.shape[2] // factor, pixels.shape[3] // factor)
         where = latent_mask(holes, size).to(self.device)
         clean = None
         if strength < 1 or not nine:
@@ -308,6 +312,10 @@ class StableDiffusion:
         found = found - (self.vae.config["shift_factor"] or 0.0)
         scaled = found * self.vae.config["scaling_factor"]
         return scaled.expand(batch, -1, -1, -1)
+
+    def _four_channels(self) -> None:
+        if self.unet.config["in_channels"] != self.vae.config["latent_channels"]:
+            raise ValueError("unet: one for inpainting; only `inpaint` is possible")
 
     def _words(self, prompt: str | Sequence[str], wanted: Options) -> Tensor:
         return encode_prompts(prompt, self.tokenizer, self.text_encoder, wanted)
