@@ -57,7 +57,12 @@ def build(name: str, cls: type[Any], stages: list[str]) -> Any:
     for key, value in model.state_dict().items():
         if "running_var" in key:
             value.copy_(0.5 + torch.rand(value.shape))
-        elif value.dim() == 1:
+        elif "query_position" in key:
+            value.normal_()
+        elif value.dim() > 1:  # large enough that the queries come out different
+            sharp = 3.0 if "q_proj" in key or "k_proj" in key else 1.0
+            value.normal_(0, sharp * 1.4 / value[0].numel() ** 0.5)
+        elif value.is_floating_point():
             value.add_(0.05 * torch.randn(value.shape))
     return model
 
@@ -91,7 +96,14 @@ def model_rows() -> Iterator[dict[str, Any]]:
         kind = "panoptic" if ours_cls is DetrPanoptic else "detection"
         names = ["logits", "pred_boxes", *["pred_masks"] * (kind == "panoptic")]
         errors = {each: gap(getattr(got, each), getattr(want, each)) for each in names}
-        yield {"what": kind, "backbone": name, "error": max(errors.values()), **errors}
+        spread = want.logits.std(1).mean().item()  # over the queries
+        yield {
+            "what": kind,
+            "backbone": name,
+            "error": max(errors.values()),
+            "spread": spread,
+            **errors,
+        }
 
 
 def preprocessing_error() -> float:

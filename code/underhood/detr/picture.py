@@ -58,3 +58,44 @@ def draw_detection(image: Image.Image, found: list[Detection]) -> Figure:
     figure = Figure(figsize=(8, 8 * image.height / image.width), layout="constrained")
     draw_boxes(figure.subplots(), image, found)
     return figure
+
+
+_BOXES = (  # x, width, text, shape below, color
+    (0, 92, "ResNet", "2048 × 25 × 34", "#3d85c6"),
+    (124, 92, "Encoder", "850 × 256", "#d9762b"),
+    (248, 92, "Decoder", "100 × 256", "#2e9e6b"),
+    (372, 108, "Two heads", "100 × (class, box)", "#b565c2"),
+)
+
+
+def _text(x: float, y: float, text: str, size: int = 11) -> str:
+    return (
+        f'<text x="{x}" y="{y}" font-family="sans-serif" font-size="{size}" '
+        f'fill="currentColor" text-anchor="middle">{text}</text>'
+    )
+
+
+def _arrow(path: str) -> str:
+    return f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="1.4"/>'
+
+
+def draw_architecture() -> str:
+    """The path of one picture through DETR, as SVG."""
+    parts = []
+    for x, width, text, shape, color in _BOXES:
+        middle = x + width / 2
+        parts.append(
+            f'<rect x="{x}" y="38" width="{width}" height="40" rx="5" fill="none" '
+            f'stroke="{color}" stroke-width="2"/>'
+        )
+        parts += [_text(middle, 63, text, 14), _text(middle, 97, shape)]
+    parts += [_arrow(f"M{x} 58 h22 m-6 -5 l6 5 l-6 5") for x in (96, 220, 344)]
+    notes = (
+        (46, "3 × 800 × 1066"),
+        (170, "+ positions on Q, K"),
+        (294, "100 learned queries"),
+    )
+    for x, text in notes:
+        parts += [_text(x, 14, text), _arrow(f"M{x} 19 v14 m-4 -5 l4 5 l4 -5")]
+    body = "".join(parts)
+    return f'<svg viewBox="-8 0 496 104" xmlns="http://www.w3.org/2000/svg">{body}</svg>'

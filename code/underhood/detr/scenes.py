@@ -99,6 +99,7 @@ def make_scenes(
     held_out: bool = False,
     max_objects: int = MAX_OBJECTS,
     num_objects: int | None = None,
+    label: int | None = None,
 ) -> Scenes:
     """Scenes made on the fly: the same seed makes the same ones.
 
@@ -108,6 +109,7 @@ def make_scenes(
         max_objects: Each scene is meant to have 0 ... this many, all as likely.
         num_objects: This many in each instead. A digit that finds no room, because
             it would cover too much of another, is left out.
+        label: Only this digit instead of all ten.
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = torch.randint(0, max_objects + 1, (count,), generator=generator)
@@ -117,6 +119,8 @@ def make_scenes(
     images = _ground(count, generator)
     boxes, placed = _places(count, max_objects, wanted, generator)
     bank, labels = digit_bank(held_out)
+    if label is not None:
+        bank, labels = bank[labels == label], labels[labels == label]
     index = torch.randint(len(bank), (count, max_objects), generator=generator)
     ink = torch.zeros(count, max_objects, SIZE, SIZE)
     if placed.any():

@@ -167,7 +167,7 @@ def train(arguments: argparse.Namespace) -> None:
         log.unlink(missing_ok=True)
     _append(log, {"step": run.step, "command": vars(arguments) | {"out": str(out)}})
     previous: list[dict[int, int]] | None = None
-    started, sums = time.perf_counter(), dict[str, float]()
+    started, sums, logged = time.perf_counter(), dict[str, float](), run.step
     bar = tqdm(total=arguments.steps, initial=run.step, unit="step")
     while run.step < arguments.steps:
         lr = learning_rate(run.step, arguments.steps, arguments.lr)
@@ -178,11 +178,13 @@ def train(arguments: argparse.Namespace) -> None:
             continue
         record: dict[str, Any] = {"step": run.step, "lr": round(lr, 6)}
         record["seconds"] = round(time.perf_counter() - started, 1)
-        record |= {k: round(v / arguments.every, 4) for k, v in sums.items()}
+        steps = run.step - logged
+        record |= {k: round(v / steps, 4) for k, v in sums.items()}
         scores, previous = validate(run.average, previous)
         _append(log, record | scores)
         bar.set_postfix(loss=record["loss"], AP=scores["AP"], AP50=scores["AP50"])
         sums.clear()
+        logged = run.step
         save_tensors(state, run.tensors(), {"step": str(run.step)})
         save_model(run.average, run.average.config, out)
     bar.close()
