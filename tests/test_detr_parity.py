@@ -300,7 +300,9 @@ def test_matches_and_losses_equal_transformers(counts: tuple[int, ...]) -> None:
     )
     as_theirs = {"logits": output.logits, "pred_boxes": output.pred_boxes}
     for (i, j), (k, m) in zip(
-        hungarian_match(output, targets), theirs.matcher(as_theirs, targets), strict=True
+        hungarian_match(output, targets),
+        theirs.matcher(as_theirs, targets),
+        strict=True,
     ):
         assert i.tolist() == k.tolist()
         assert j.tolist() == m.tolist()
@@ -312,7 +314,9 @@ def test_matches_and_losses_equal_transformers(counts: tuple[int, ...]) -> None:
     got = SetCriterion(4)(output, targets)
     assert {f"loss_{k}_{i}" for k in ("ce", "bbox", "giou") for i in (0, 1)} < set(got)
     for name, value in got.items():
-        assert value.item() == pytest.approx(want[name].item(), rel=1e-5, abs=1e-6), name
+        assert value.item() == pytest.approx(want[name].item(), rel=1e-5, abs=1e-6), (
+            name
+        )
     weights = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
     total = sum(
         weight * value.item()
@@ -362,7 +366,9 @@ def test_postprocessing_equals_transformers() -> None:
     assert sum(len(image) for image in got) > 0
     for ours, theirs in zip(got, want, strict=True):
         order = theirs["scores"].argsort(descending=True)
-        assert [d.score for d in ours] == pytest.approx(theirs["scores"][order].tolist())
+        assert [d.score for d in ours] == pytest.approx(
+            theirs["scores"][order].tolist()
+        )
         assert [d.label for d in ours] == theirs["labels"][order].tolist()
         assert [d.name for d in ours] == [("cat", "dog")[d.label] for d in ours]
         boxes = torch.tensor([d.box for d in ours])
@@ -381,6 +387,8 @@ def test_merging_equals_transformers() -> None:
         )[0]
         image, segments = merge_masks(logits[0], masks[0], (33, 47), 0.5, overlap)
         assert torch.equal(image, want["segmentation"])
-        assert [s.label for s in segments] == [s["label_id"] for s in want["segments_info"]]
+        assert [s.label for s in segments] == [
+            s["label_id"] for s in want["segments_info"]
+        ]
         if overlap == 0.0:
             assert len(segments) > 3

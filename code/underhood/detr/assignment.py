@@ -45,17 +45,17 @@ def assign(cost: Floats) -> Assignment:
     """
     cost = np.asarray(cost, dtype=np.float64)
     if cost.ndim != 2 or cost.shape[0] > cost.shape[1]:
-        raise ValueError(
-            f"cost must be (rows, columns) with rows <= columns, got {cost.shape}"
-        )
+        wanted = "(rows, columns) with rows <= columns"
+        raise ValueError(f"cost must be {wanted}, got {cost.shape}")
     if not np.isfinite(cost).all():
         raise ValueError("cost must be finite")
     rows, columns = cost.shape
     row_price, column_price = np.zeros(rows), np.zeros(columns)
-    owner = np.full(columns, -1)  # the row of each column, -1 where it is free
+    owner = np.full(columns, -1)  # the row of each column, -1 if it is free
     for row in range(rows):
-        free, came_from = _cheapest_chain(cost, row, owner, row_price, column_price)
-        while free >= 0:  # walk back; each row on the way moves to its next column
+        prices = row_price, column_price
+        free, came_from = _cheapest_chain(cost, row, owner, *prices)
+        while free >= 0:  # walk back; each row on the way moves on
             step = came_from[free]
             mover = row if step < 0 else owner[step]
             owner[free] = mover

@@ -153,8 +153,8 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__()
-        self.conv_encoder = nn.Module()
-        self.conv_encoder.model = ResNet(config)
+        self.conv_encoder = nn.ModuleDict({"model": ResNet(config)})
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        return self.conv_encoder.model(pixel_values)
+        maps: list[Tensor] = self.conv_encoder["model"](pixel_values)
+        return maps

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor
 
 from underhood.detr.boxes import cxcywh_to_xyxy
 from underhood.detr.matcher import Predictions, Target
@@ -35,7 +34,7 @@ def detections(outputs: Predictions, width: float, height: float) -> list[list[A
 
 def ground_truth(targets: list[Target], width: float, height: float) -> dict[str, Any]:
     """The targets as a COCO dataset; images are numbered from 1."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, target in enumerate(targets, start=1):
         labels, boxes = target["class_labels"], target["boxes"]
         corners = cxcywh_to_xyxy(boxes) * boxes.new_tensor([width, height] * 2)
@@ -99,5 +98,3 @@ def average_precision(
         evaluation.summarize()
     names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
     return {n: float(v) for n, v in zip(names, evaluation.stats, strict=False)}
-
-

@@ -123,11 +123,8 @@ def _annotation(
     if crowd not in (0, 1):
         raise ValueError(f"{where}: 'iscrowd' must be 0 or 1, got {crowd!r}")
     box = entry.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4
-    if not numbers or not all(_is_finite(value) for value in box):
-        raise ValueError(
-            f"{where}: 'bbox' must be [x, y, width, height], got {box!r}"
-        )
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+        raise ValueError(f"{where}: 'bbox' must be [x, y, width, height], got {box!r}")
     if box[2] < 0 or box[3] < 0:
         raise ValueError(f"{where}: 'bbox' must not have a negative size, got {box}")
     return image_id, (label, [float(value) for value in box], bool(crowd))

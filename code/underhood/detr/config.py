@@ -86,7 +86,8 @@ def _backbone(published: dict[str, Any]) -> dict[str, Any]:
     name = (inner or {}).get("backbone") or published.get("backbone") or "resnet50"
     if name not in RESNET_DEPTHS:
         raise ValueError(
-            f"config.json: backbone must be one of {sorted(RESNET_DEPTHS)}, got {name!r}"
+            f"config.json: backbone must be one of {sorted(RESNET_DEPTHS)}, "
+            f"got {name!r}"
         )
     stride = (inner or {}).get("output_stride")
     bottleneck = name != "resnet18"
@@ -113,7 +114,9 @@ def config_from_published(published: dict[str, Any]) -> DetrConfig:
     for key, allowed in required.items():
         value = published.get(key, allowed[0])
         if value not in allowed:
-            raise ValueError(f"config.json: {key} must be {allowed[0]!r}, got {value!r}")
+            raise ValueError(
+                f"config.json: {key} must be {allowed[0]!r}, got {value!r}"
+            )
     labels = {int(k): v for k, v in (published.get("id2label") or {}).items()}
     heads = published.get("encoder_attention_heads", 8)
     if published.get("decoder_attention_heads", heads) != heads:

@@ -67,7 +67,7 @@ class SetCriterion(nn.Module):
     def loss_labels(
         self, output: Predictions, targets: list[Target], matches: list[Match]
     ) -> Tensor:
-        """Weighted cross-entropy; what is not matched has to say "no object"."""
+        """Weighted cross-entropy; the unmatched must say "no object"."""
         image, query = _image_and_query(matches)
         wanted = output.logits.new_full(
             output.logits.shape[:2], self.num_labels, dtype=torch.long

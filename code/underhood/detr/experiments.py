@@ -14,6 +14,7 @@ from underhood.detr.coco import average_precision, detections
 from underhood.detr.matcher import Predictions, Target, hungarian_match
 from underhood.detr.model import Detr, DetrOutput
 from underhood.detr.scenes import SIZE, Scenes
+from underhood.detr.transformer import DecoderLayer
 
 Found = list[list[Any]]
 LIMITS = (16.0, 22.0)  # pixels: where "small" and "medium" digits end
@@ -68,6 +69,7 @@ def silence_queries(model: Detr) -> Detr:
     """A copy whose queries cannot hear each other: self-attention adds nothing."""
     deaf = copy.deepcopy(model)
     for layer in deaf.model.decoder.layers:
+        assert isinstance(layer, DecoderLayer)
         layer.self_attn.out_proj.weight.data.zero_()
         layer.self_attn.out_proj.bias.data.zero_()
     return deaf
@@ -87,7 +89,9 @@ class Specialty:
 
     def spread(self) -> float:
         """Root mean square distance from their mean."""
-        return float((self.centers - self.centers.mean(0)).square().sum(1).mean().sqrt())
+        return float(
+            (self.centers - self.centers.mean(0)).square().sum(1).mean().sqrt()
+        )
 
 
 def specialties(outputs: Predictions, sure: float = 0.5) -> list[Specialty]:

@@ -38,7 +38,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def save_model(model: nn.Module, config: DetrConfig, directory: Path) -> None:
-    """Write `model.safetensors` and `config.json`; batch norm is frozen from then on."""
+    """Write `model.safetensors` and `config.json`; batch norm is frozen then."""
     tensors = {
         name: value
         for name, value in model.state_dict().items()

@@ -119,9 +119,7 @@ def postprocess(
 
 
 @torch.no_grad()
-def detect(
-    model: Detr, image: Image.Image, threshold: float = 0.9
-) -> list[Detection]:
+def detect(model: Detr, image: Image.Image, threshold: float = 0.9) -> list[Detection]:
     """What a published model sees in a picture.
 
     Args:

@@ -50,12 +50,15 @@ def matching_cost(
 ) -> Tensor:
     """What it costs to let query i answer for object j.
 
-    The class part is minus the probability, not minus its logarithm: then it is of
-    the size of the other two, and one hopeless class cannot outweigh a perfect box.
+    The class part is minus the probability, not minus its logarithm: then it
+    is of the size of the other two, and one hopeless class cannot outweigh a
+    perfect box.
 
     Args:
-        logits: (batch, queries, classes + 1). pred_boxes: (batch, queries, 4).
-        class_labels: (batch, objects). boxes: (batch, objects, 4), center and size.
+        logits: (batch, queries, classes + 1).
+        pred_boxes: (batch, queries, 4), center and size.
+        class_labels: (batch, objects).
+        boxes: (batch, objects, 4), center and size.
 
     Returns:
         (batch, queries, objects).
@@ -63,7 +66,8 @@ def matching_cost(
     index = class_labels[:, None].expand(-1, logits.shape[1], -1)
     probability = logits.softmax(-1).gather(-1, index)
     distance = (pred_boxes[:, :, None] - boxes[:, None]).abs().sum(-1)
-    giou = generalized_box_iou(cxcywh_to_xyxy(pred_boxes), cxcywh_to_xyxy(boxes))
+    corners = cxcywh_to_xyxy(pred_boxes), cxcywh_to_xyxy(boxes)
+    giou = generalized_box_iou(*corners)
     return -cost_class * probability + cost_bbox * distance - cost_giou * giou
 
 
@@ -91,7 +95,7 @@ def hungarian_match(
     """
     if cost_class == cost_bbox == cost_giou == 0:
         raise ValueError("cost_class, cost_bbox and cost_giou must not all be 0")
-    batch, queries, classes = outputs.logits.shape
+    batch, _, classes = outputs.logits.shape
     check_targets(targets, batch, classes)
     counts = [len(target["class_labels"]) for target in targets]
     # One batch of costs for all images; what is padding is cut off below.

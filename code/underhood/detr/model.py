@@ -7,6 +7,7 @@ the parameters are those of the folders published on Hugging Face.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -128,9 +129,7 @@ class BoxHead(nn.Module):
     def __init__(self, d_model: int) -> None:
         super().__init__()
         sizes = (d_model, d_model, d_model, 4)
-        self.layers = nn.ModuleList(
-            nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -156,7 +155,7 @@ class Detr(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Detr:
-        """A folder with `config.json` and `model.safetensors`, ready to detect.
+        """A folder of `config.json` and `model.safetensors`, ready to detect.
 
         Published folders (`detr-resnet-50`, `-101`, `-dc5`) and those that
         `python -m underhood.detr.train` or transformers wrote.
@@ -194,7 +193,7 @@ class Detr(nn.Module):
         hidden = self.model.decode(
             memory, positions, mask, query_positions, query_mask, attentions
         )
-        output = self.heads(hidden, memory, tuple(features.shape[-2:]))
+        output = self.heads(hidden, memory, (features.shape[2], features.shape[3]))
         output.attentions = attentions
         return output
 

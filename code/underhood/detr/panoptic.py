@@ -134,7 +134,8 @@ class DetrPanoptic(nn.Module):
         mask = shrink_mask(pixel_mask, pixel_values, maps[-1])
         memory, positions = detr.model.encode(maps[-1], mask, None)
         hidden = detr.model.decode(memory, positions, mask)
-        output = detr.heads(hidden, memory, tuple(maps[-1].shape[-2:]))
+        size = (maps[-1].shape[2], maps[-1].shape[3])
+        output = detr.heads(hidden, memory, size)
         where = self.bbox_attention(hidden[-1], memory, mask)
         projected = detr.model.input_projection(maps[-1])
         masks = self.mask_head(projected, where, maps[-2::-1][:3])
@@ -212,12 +213,11 @@ def merge_masks(
         zip(scores.tolist(), labels.tolist(), strict=True)
     ):
         won, own = winner == index, share[index] >= 0.5
-        if not won.any() or not won.sum() > overlap * own.sum() or not own.any():
+        hidden = won.sum() <= overlap * own.sum()
+        if hidden or not won.any() or not own.any():
             continue
         same = [s for s in segments if label in stuff and s.label == label]
         if not same:
             segments.append(Segment(len(segments) + 1, label, score))
         image[won] = (same or segments[-1:])[0].id
     return image, segments
-
-

@@ -49,7 +49,9 @@ def draw_attention(ax: Axes, image: Tensor, weights: Tensor) -> None:
     height, width = image.shape
     extent = (0, width, height, 0)
     ax.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent)
-    ax.imshow(weights, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear")
+    ax.imshow(
+        weights, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear"
+    )
     ax.set_axis_off()
 
 
@@ -98,4 +100,6 @@ def draw_architecture() -> str:
     for x, text in notes:
         parts += [_text(x, 14, text), _arrow(f"M{x} 19 v14 m-4 -5 l4 5 l4 -5")]
     body = "".join(parts)
-    return f'<svg viewBox="-8 0 496 104" xmlns="http://www.w3.org/2000/svg">{body}</svg>'
+    return (
+        f'<svg viewBox="-8 0 496 104" xmlns="http://www.w3.org/2000/svg">{body}</svg>'
+    )

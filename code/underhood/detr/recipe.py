@@ -22,7 +22,7 @@ from underhood.detr.config import DetrConfig
 from underhood.detr.criterion import SetCriterion, total_loss
 from underhood.detr.matcher import Match, Target
 from underhood.detr.model import Detr
-from underhood.detr.transformer import sine_positions
+from underhood.detr.transformer import DecoderLayer, sine_positions
 
 DIGITS = DetrConfig(
     num_labels=10,
@@ -56,8 +56,9 @@ def fresh_model(config: DetrConfig = DIGITS, seed: int = 0) -> Detr:
             nn.init.xavier_uniform_(parameter)
     model.model.query_position_embeddings.weight.data = grid_queries(config)
     for layer in model.model.decoder.layers:
+        assert isinstance(layer, DecoderLayer)
         attention = layer.encoder_attn
-        attention.q_proj.weight.data *= 1.5  # sharper: it looks around less widely
+        attention.q_proj.weight.data *= 1.5  # it looks around less widely
         attention.k_proj.load_state_dict(attention.q_proj.state_dict())
         for same in (attention.v_proj, attention.out_proj):
             nn.init.eye_(same.weight)

@@ -17,7 +17,10 @@ from underhood.detr.config import DetrConfig
 
 
 def sine_positions(
-    mask: Tensor, d_model: int, temperature: float = 10000.0, scale: float = 2 * math.pi
+    mask: Tensor,
+    d_model: int,
+    temperature: float = 10000.0,
+    scale: float = 2 * math.pi,
 ) -> Tensor:
     """Sines and cosines of the row in the first half, of the column in the second.
 
@@ -33,9 +36,10 @@ def sine_positions(
     """
     halves = []
     for axis in (1, 2):  # rows first
-        steps = mask.cumsum(axis, dtype=torch.float32)  # 1 ... height or width
+        steps = mask.cumsum(axis, dtype=torch.float32)  # 1, 2, 3, ...
         last = steps.narrow(axis, steps.shape[axis] - 1, 1)
-        halves.append(_sines(steps / (last + 1e-6) * scale, d_model // 2, temperature))
+        turn = steps / (last + 1e-6) * scale
+        halves.append(_sines(turn, d_model // 2, temperature))
     return torch.cat(halves, dim=-1)
 
 
@@ -110,7 +114,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(FeedForward):
-    """Self-attention over the cells of the feature map, then the feed-forward."""
+    """Self-attention over the cells of the feature map, then feed-forward."""
 
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
@@ -126,7 +130,7 @@ class EncoderLayer(FeedForward):
         record: list[Tensor] | None = None,
     ) -> Tensor:
         """x, positions: (batch, cells, d_model)."""
-        placed = x + positions  # queries and keys know where they are, values do not
+        placed = x + positions  # queries and keys know where, values do not
         attended = self.self_attn(placed, placed, x, mask, record)
         x = self.self_attn_layer_norm(x + self.dropout(attended))
         return self.feed_forward(x)
@@ -158,16 +162,20 @@ class DecoderLayer(FeedForward):
             x, query_positions: (batch, queries, d_model).
             memory, positions: (batch, cells, d_model).
             mask: (batch, 1, 1, cells), True where the image is.
-            query_mask: (queries, queries), True where one may look at another.
+            query_mask: (queries, queries), True where one may see another.
         """
         x = self.talk(x, query_positions, query_mask)
         placed = x + query_positions
-        attended = self.encoder_attn(placed, memory + positions, memory, mask, record)
+        keys = memory + positions
+        attended = self.encoder_attn(placed, keys, memory, mask, record)
         x = self.encoder_attn_layer_norm(x + self.dropout(attended))
         return self.feed_forward(x)
 
     def talk(
-        self, x: Tensor, query_positions: Tensor, query_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        query_positions: Tensor,
+        query_mask: Tensor | None = None,
     ) -> Tensor:
         """The first third of the layer: self-attention among the queries."""
         placed = x + query_positions
