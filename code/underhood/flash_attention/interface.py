@@ -106,7 +106,7 @@ def _function_of(backend: str) -> Attend:
     if backend == "reference":
         return reference_attention
     if backend == "tiled":
-        return lambda query, key, value, **options: TiledAttention.apply(  # type: ignore[no-any-return, no-untyped-call]
+        return lambda query, key, value, **options: TiledAttention.apply(
             query, key, value, options
         )
     # Imported here, because everything else works without triton.

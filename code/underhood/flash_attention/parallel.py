@@ -114,7 +114,7 @@ def ring_attention(
             source = (rank - hop) % ranks  # whose keys have arrived here
             if causal and source > rank:
                 continue  # they are all in the future
-            part = flash_attention(
+            output, lse = flash_attention(
                 queries[rank],
                 keys[source],
                 values[source],
@@ -124,7 +124,8 @@ def ring_attention(
             )
             so_far = results[rank]
             if so_far is not None:
-                outputs, lses = zip(so_far, part, strict=True)
-                part = merge_outputs(torch.stack(outputs), torch.stack(lses))
-            results[rank] = part
+                outputs = torch.stack([so_far[0], output])
+                lses = torch.stack([so_far[1], lse])
+                output, lse = merge_outputs(outputs, lses)
+            results[rank] = output, lse
     return [result[0] for result in results if result is not None]

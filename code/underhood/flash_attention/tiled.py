@@ -164,5 +164,8 @@ class TiledAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_lse: Tensor) -> Any:
-        saved = ctx.saved_tensors
-        return *tiled_gradients(*saved, d_output, d_lse, **ctx.options), None
+        query, key, value, output, lse = ctx.saved_tensors
+        found = tiled_gradients(
+            query, key, value, output, lse, d_output, d_lse, **ctx.options
+        )
+        return *found, None
