@@ -20,6 +20,7 @@ from torch import nn
 from underhood.stable_diffusion import data, evaluate, train
 from underhood.stable_diffusion import emoji as model
 from underhood.stable_diffusion.autoencoder import AutoencoderKL
+from underhood.stable_diffusion.blocks import ResnetBlock2D
 from underhood.stable_diffusion.losses import (
     edges,
     kl_divergence,
@@ -35,6 +36,7 @@ from underhood.stable_diffusion.trainer import (
     Objective,
     Place,
     Plan,
+    Run,
     fit,
     rows_of_step,
     update_average,
@@ -353,6 +355,21 @@ def test_one_command_trains_saves_and_goes_on(tmp_path):
     assert read_tensors(tmp_path / "diffusion.safetensors")[1]["step"] == 5
 
 
+def test_the_average_follows_the_weights_quickly_at_first(tmp_path):
+    plan = dataclasses.replace(PLAN, steps=200, decay=0.9)
+    run = Run(line(), plan, Place(), tmp_path / "run.safetensors")
+    weights = [run.objective.layer.bias.item()]
+    averages = [run.average.layer.bias.item()]
+    for _ in range(120):
+        run.train_step()
+        weights.append(run.objective.layer.bias.item())
+        averages.append(run.average.layer.bias.item())
+    # 9/10 of the first, 9/11 of the second; from 9/90 on it stays at 1 - decay.
+    for step, share in ((0, 9 / 10), (1, 9 / 11), (50, 9 / 60), (119, 0.1)):
+        wanted = averages[step] + share * (weights[step + 1] - averages[step])
+        assert averages[step + 1] == pytest.approx(wanted, abs=1e-6)
+
+
 def test_two_processes_learn_what_one_does(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
@@ -415,6 +432,23 @@ def test_the_autoencoder_learns_a_picture(emoji, tmp_path):
 def evaluate_psnr(objective, few):
     decoded = data.to_bytes(objective.autoencoder(few.scaled()))
     return evaluate.psnr(decoded, few.images).mean().item()
+
+
+def test_new_weights_let_through_what_they_get():
+    torch.manual_seed(0)
+    block = ResnetBlock2D(16, 24, time_channels=None, groups=2, eps=1e-6)
+    model.let_through(block)
+    x = torch.randn(4, 16, 32, 32)
+    assert torch.equal(block(x), block.conv_shortcut(x))
+    assert block.conv1(x).std().item() == pytest.approx(1, abs=0.1)
+    assert block.conv_shortcut(x).std().item() == pytest.approx(1, abs=0.1)
+    plain = nn.Conv2d(16, 24, 3, padding=1)
+    assert plain(x).std() < 0.7  # with the weights that PyTorch gives
+    posterior = model.make_autoencoder().encode(uniform(2, 3, 64, 64))
+    assert posterior.mean.std() > 0.3
+    torch.testing.assert_close(posterior.logvar, torch.full((2, 16, 8, 8), -4.0))
+    said = model.make_unet()(uniform(1, 16, 8, 8), 10, uniform(1, 16, 128))
+    assert said.abs().max() == 0
 
 
 class Oracle(nn.Module):
@@ -497,7 +531,7 @@ def test_distances_one_by_one():
 
 
 def test_top_k_and_memorized_by_hand():
-    distance = torch.tensor([[1.0, 2.0, 9.0], [5.0, 1.0, 4.0], [3.0, 2.0, 7.0]])
+    distance = torch.tensor([[1.0, 2.5, 9.0], [5.0, 1.0, 3.5], [3.0, 2.0, 7.0]])
     own = torch.tensor([0, 2, 2])
     assert evaluate.top_k(distance, own, 1) == pytest.approx(1 / 3)
     assert evaluate.top_k(distance, own, 2) == pytest.approx(2 / 3)

@@ -45,7 +45,7 @@ def train_autoencoder(
 ) -> AutoencoderKL:
     """Train the autoencoder; `folder/autoencoder.png` shows pairs, original left."""
     torch.manual_seed(plan.seed)
-    autoencoder = AutoencoderKL.from_config(model.AUTOENCODER)
+    autoencoder = model.make_autoencoder()
     autoencoder.to(memory_format=torch.channels_last)
     objective = AutoencoderObjective(autoencoder, emoji).to(place.device)
 
@@ -139,8 +139,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     emoji, place = load(), find_place()
-    first = Plan(options.autoencoder_steps, options.autoencoder_batch, 3e-3)
-    second = Plan(options.diffusion_steps, options.diffusion_batch, 1e-3)
+    first = Plan(
+        options.autoencoder_steps,
+        options.autoencoder_batch,
+        learning_rate=2e-3,
+        cooldown=0.5,
+    )
+    second = Plan(
+        options.diffusion_steps,
+        options.diffusion_batch,
+        learning_rate=1e-3,
+        save_every=500,
+    )
     autoencoder = train_autoencoder(emoji, first, place, options.folder)
     pipeline = train_diffusion(emoji, autoencoder, second, place, options.folder)
     if place.first:
