@@ -1,6 +1,6 @@
 """Train a small DETR on scenes of handwritten digits, on a CPU.
 
-    python -m underhood.detr.train --steps 6000 --out checkpoint
+    python -m underhood.detr.train --out checkpoint
 
 Stop it at any time; the same command goes on from the last checkpoint. The
 checkpoint holds a running average of the weights; `training.safetensors` holds what
@@ -197,12 +197,12 @@ def _append(log: Path, record: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=7800)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--every", type=int, default=250, help="steps per checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     train(arguments)
