@@ -271,13 +271,13 @@ def test_detect_and_draw() -> None:
          "backbone": "resnet18"}
     )  # fmt: skip
     model, picture = Detr(config), Image.new("RGB", (64, 48))
-    found = detect(model, picture, threshold=0.0)
+    found = detect(model, picture, 0.0, 96, 160)
     assert len(found) == 5
     assert {each.name for each in found} == {"cat"}
     assert [each.score for each in found] == sorted(
         (each.score for each in found), reverse=True
     )
-    assert detect(model, picture, threshold=1.0) == []
+    assert detect(model, picture, 1.0, 96, 160) == []
     figure = draw_detection(picture, found)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert len(texts) == 5

@@ -119,15 +119,22 @@ def postprocess(
 
 
 @torch.no_grad()
-def detect(model: Detr, image: Image.Image, threshold: float = 0.9) -> list[Detection]:
+def detect(
+    model: Detr,
+    image: Image.Image,
+    threshold: float = 0.9,
+    shortest: int = 800,
+    longest: int = 1333,
+) -> list[Detection]:
     """What a published model sees in a picture.
 
     Args:
         model: As from `Detr.from_pretrained`, three channels in.
         threshold: 0.9 is what the authors' notebook shows.
+        shortest, longest: Sides after resizing, see `resized_size`.
     """
     model.eval()
-    pixel_values, pixel_mask = preprocess([image])
+    pixel_values, pixel_mask = preprocess([image], shortest, longest)
     outputs = model(pixel_values, pixel_mask)
     size = (image.height, image.width)
     return postprocess(outputs, [size], threshold, model.config.id2label)[0]

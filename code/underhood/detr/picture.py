@@ -36,7 +36,15 @@ def draw_boxes(
         x0, y0, x1, y1 = each.box
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=ink, lw=1.6))
         text = f"{each.name} {each.score:.2f}" if with_score else each.name
-        ax.text(x0, y0 - 1, text, color=ink, fontsize=8, clip_on=True)
+        ax.text(
+            max(x0, 0),
+            max(y0, height / 12),
+            text,
+            color="white",
+            fontsize=7,
+            va="bottom",
+            bbox={"facecolor": ink, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+        )
     ax.set_axis_off()
 
 
