@@ -332,7 +332,16 @@ def tiny_run(folder, steps=4):
 
 
 def test_one_command_trains_saves_and_goes_on(tmp_path):
-    tiny_run(tmp_path)
+    spreads = []
+
+    class Spy(DiffusionObjective):
+        def __init__(self, unet, text_encoder, scheduler, latents, *more):
+            spreads.append(latents.std().item())
+            super().__init__(unet, text_encoder, scheduler, latents, *more)
+
+    with mock.patch.object(train, "DiffusionObjective", Spy):
+        tiny_run(tmp_path)
+    assert spreads == pytest.approx([1], rel=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "autoencoder.png", "autoencoder.safetensors",
         "diffusion.png", "diffusion.safetensors", "model",
