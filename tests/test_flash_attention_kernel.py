@@ -407,5 +407,5 @@ def test_the_kernels_compile_ahead_of_time(
         assert each["ex2"] > 0, name
         assert each["atom"] == 0, name  # nothing is summed in an order of chance
         # The two sums of dK and dV leave little room beside a window's three parts.
-        if capability == 90 and head_dim <= 128:
+        if capability == 90 and head_dim <= 128 and dtype != "float32":
             assert each["spilled"] <= (256 if name == "attention_dkdv" else 0), name

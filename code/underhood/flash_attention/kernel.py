@@ -150,7 +150,7 @@ def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
         for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_K):
             column = first + tl.arange(0, MODE.BLOCK_K)
             k = load_tile(key, column, key_length, part != 1, MODE)
-            scores = tl.dot(q, k.T)
+            scores = tl.dot(q, k.T, input_precision="ieee")
             scores, unit, _ = shape_scores(
                 scores, position, column[None, :], facts, part != 1, MODE
             )
@@ -165,7 +165,7 @@ def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
             row_sum = row_sum * rescale + tl.sum(weights, 1)
             acc = acc * rescale[:, None]
             v = load_tile(value, column, key_length, part != 1, MODE)
-            acc = tl.dot(weights.to(v.dtype), v, acc)
+            acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
 
     # A row that sees nothing has the sum 0: its output is 0, its lse -inf.
     row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)
@@ -200,11 +200,12 @@ def attention_dq(query, key, value, out, lses, d_out, d_lses, deltas, d_query,
             column = first + tl.arange(0, MODE.BLOCK_K)
             k = load_tile(key, column, key_length, part != 1, MODE)
             v = load_tile(value, column, key_length, part != 1, MODE)
-            scores, d_weights = tl.dot(q, k.T), tl.dot(do, v.T)
+            scores = tl.dot(q, k.T, input_precision="ieee")
+            d_weights = tl.dot(do, v.T, input_precision="ieee")
             _, d_scores = gradients(
                 scores, d_weights, lse[:, None], delta[:, None],
                 position[:, None], column[None, :], facts, part != 1, MODE)  # fmt: skip
-            dq = tl.dot(d_scores.to(k.dtype), k, dq)
+            dq = tl.dot(d_scores.to(k.dtype), k, dq, input_precision="ieee")
     store_tile(head_of(d_query, batch, head), row, length, dq * call.scale, MODE)
 
 
@@ -237,13 +238,14 @@ def attention_dkdv(query, key, value, lses, d_out, deltas, d_key, d_value,
                 stat, inside = batch_head * length + row, row < length
                 lse = tl.load(lses + stat, mask=inside, other=float("-inf"))
                 delta = tl.load(deltas + stat, mask=inside, other=0.0)
-                scores, d_weights = tl.dot(k, q.T), tl.dot(v, do.T)
-                weights, d_scores = gradients(
+                scores = tl.dot(k, q.T, input_precision="ieee")
+                d_weights = tl.dot(v, do.T, input_precision="ieee")
+                p, ds = gradients(
                     scores, d_weights, lse[None, :], delta[None, :],
                     (row + offset)[None, :], column[:, None], facts,
                     part != 1, MODE)  # fmt: skip
-                dv = tl.dot(weights.to(do.dtype), do, dv)
-                dk = tl.dot(d_scores.to(q.dtype), q, dk)
+                dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+                dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
     seen = (column < facts[0])[:, None]  # keys of padding have no gradient
     dk, dv = tl.where(seen, dk * call.scale, 0.0), tl.where(seen, dv, 0.0)
     store_tile(head_of(d_key, batch, kv_head), column, size, dk, MODE)
@@ -276,9 +278,7 @@ def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
             *((each, each.stride()) if each.dim() == 4 else each for each in tensors),
             Call(lengths, slopes, *sizes, scale),
             MODE=Mode(left, right, softcap, head_dim, block_d, block_q, block_k),
-            num_warps=num_warps, num_stages=num_stages,
-            default_dot_input_precision="ieee",
-        )  # fmt: skip
+            num_warps=num_warps, num_stages=num_stages)  # fmt: skip
 
 
 @torch.library.custom_op("flash::forward", mutates_args=())
