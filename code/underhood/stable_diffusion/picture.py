@@ -68,11 +68,11 @@ def draw_unet(stages: Sequence[Stage]) -> str:
     parts.append(arrow(265, bottom - 3, 308, bottom - 22))
     legend = bottom + 76
     parts.append(box(12, legend - 10, 12, 12, ORANGE))
-    parts.append(text(30, legend, "attends to the words", anchor="start"))
-    parts.append(box(160, legend - 10, 12, 12, BLUE))
-    parts.append(text(178, legend, "does not", anchor="start"))
-    parts.append(arrow(248, legend - 4, 282, legend - 4, dashed=True))
-    parts.append(text(288, legend, "kept for the way up", anchor="start"))
+    parts.append(text(29, legend, "attends to the words", 11, "start"))
+    parts.append(box(150, legend - 10, 12, 12, BLUE))
+    parts.append(text(167, legend, "does not", 11, "start"))
+    parts.append(arrow(226, legend - 4, 256, legend - 4, dashed=True))
+    parts.append(text(261, legend, "kept for the way up", 11, "start"))
     return svg(legend + 10, parts)
 
 

@@ -179,11 +179,7 @@ class CLIPTokenizer:
         return pieces
 
     def merge(self, word: str) -> list[str]:
-        """Byte-pair encoding of one word: merge the pair learned first, repeat.
-
-        >>> tokenizer.merge("lowest")          # doctest: +SKIP
-        ['lowest</w>']
-        """
+        """Byte-pair encoding of one word: merge the pair learned first, repeat."""
         if word not in self._pieces:
             pieces = [byte_letters()[byte] for byte in word.encode("utf-8")]
             pieces[-1] += END_OF_WORD
