@@ -49,7 +49,6 @@ async function start(name) {
     env: {
       HOME: "/home/pyodide",
       BOOK_ROOT: "/book",
-      PYTHONPATH: "/book/code",
       PYTHONDONTWRITEBYTECODE: "1",
     },
   });
@@ -57,6 +56,7 @@ async function start(name) {
   const files = await archive;
   if (!files.ok) throw new Error(`book.zip: ${files.status} ${files.statusText}`);
   python.unpackArchive(await files.arrayBuffer(), "zip", { extractDir: "/book" });
+  python.runPython("import sys; sys.path.insert(0, '/book/code')");
   python.setStdin({ stdin: () => null }); // nobody types: end of file
   python.setStdout(writerTo("stdout"));
   python.setStderr(writerTo("stderr"));

@@ -59,6 +59,12 @@ class LivePage(script.PageRun):
         elif "text/plain" in data:
             print(data["text/plain"])
 
+    def _traceback(self, error: BaseException) -> str:
+        # What cannot be parsed has no place in the page but the one it names.
+        if isinstance(error, SyntaxError) and error.filename in self.cells:
+            error = error.with_traceback(None)
+        return super()._traceback(error)
+
     def _on_page(self, place: re.Match[str]) -> str:
         return f"Cell {place[1].strip('<>').removeprefix('cell ')}, line {place[2]}"
 

@@ -71,6 +71,7 @@ def opened(browser: Any, address: str, site_url: str) -> Iterator[Any]:
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     page = context.new_page()
+    page.set_default_timeout(LIMIT)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(address, wait_until="load")
@@ -96,7 +97,6 @@ def press_run(page: Any, index: int) -> str:
           return state && state !== "running" && state;
         }""",
         arg=index,
-        timeout=LIMIT,
     )
     return str(state.json_value())
 
@@ -164,7 +164,7 @@ def test_edit_stop_fail_and_reset(browser: Any, site_url: str) -> None:
         area.fill("print('begun')\nwhile True: pass")
         area.press("Control+Enter")
         output = first.locator(".cell_output")
-        output.get_by_text("begun").wait_for(timeout=LIMIT)  # streamed: it is not done
+        output.get_by_text("begun").wait_for()  # streamed: it is not done
         first.get_by_role("button", name="Stop").click()
         status.get_by_text("Python has ended: stopped").wait_for()
 
@@ -176,7 +176,7 @@ def test_edit_stop_fail_and_reset(browser: Any, site_url: str) -> None:
         area.press_sequentially("1 / 0")
         assert area.input_value().endswith("if True:\n        1 / 0")
         area.press("Control+Enter")
-        output.get_by_text("ZeroDivisionError").wait_for(timeout=LIMIT)
+        output.get_by_text("ZeroDivisionError").wait_for()
         assert "Cell 1, line 3, in <module>" in output.inner_text()
 
         # The cell above runs first, and fails: this one does not run.
@@ -189,7 +189,7 @@ def test_edit_stop_fail_and_reset(browser: Any, site_url: str) -> None:
         assert first.locator("textarea").count() == 0
         assert output.inner_html() == built
         second.get_by_role("button", name="Run").click()
-        second.get_by_text("ran after the 1 above").wait_for(timeout=LIMIT)
+        second.get_by_text("ran after the 1 above").wait_for()
         assert second.locator(".cell_output .claim").count() > 0
         second.get_by_role("button", name="Run").click()  # claims may be said again
         second.get_by_text("ran", exact=True).wait_for()
