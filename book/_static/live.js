@@ -37,7 +37,7 @@ class Python {
     if (data.type === "progress") this.onProgress(data.loaded);
     else if (data.type === "text") this.output?.text(data.stream, data.text);
     else if (data.type === "html") this.output?.html(data.html);
-    else if (data.type === "broken") this.stop(data.message);
+    else if (data.type === "broken") this.stop(data.message.trim().split("\n").at(-1));
     else this.resolve(data.held);
   }
 
@@ -328,7 +328,7 @@ function finish(cell, last, count) {
       const folded = last.box.querySelector("details");
       if (folded) folded.open = true;
     });
-    cell.setState("failed", ["not run: ", link, ", above, raised"]);
+    cell.setState("skipped", ["not run: ", link, ", above, raised"]);
   } else if (cell.box.dataset.live === "done") {
     const before = count ? `after the ${count} above` : "";
     cell.setState("done", ["ran", before].join(" "));

@@ -48,6 +48,7 @@ DIFFERENT = {
     "text of alive_on = drop_cycles": COLLECTOR,
     "with the collector on, dropped cycles do not pile up": COLLECTOR,
     "text of def generation_of": COLLECTOR,
+    "with three generations an object moves from 0 to 1 to 2": COLLECTOR,
     "500 new lists add about 500 to it": COLLECTOR,
     "text of KIND, gc.get_threshold()": COLLECTOR,
     "a third threshold of 0 gives the incremental collector away": COLLECTOR,
@@ -172,11 +173,11 @@ def differences(built: dict[str, Any], run: dict[str, Any]) -> list[str]:
     found += [f"claimed anew: {claim}" for claim in sorted(new)]
     for kind in ("pictures", "tables"):
         if built[kind] != run[kind]:
-            found.append(f"{kind} of {built['first']}: {built[kind]} → {run[kind]}")
+            found.append(f"{kind} of {built['first']} {built[kind]} → {run[kind]}")
     # IPython breaks long values into lines.
     texts = ["".join(cell["text"].split()) for cell in (built, run)]
     if texts[0] != texts[1]:
-        found.append(f"text of {built['first']}: {texts[0]} → {texts[1]}")
+        found.append(f"text of {built['first']} {texts[0]} → {texts[1]}")
     return [line for line in found if not any(known in line for known in DIFFERENT)]
 
 
