@@ -23,7 +23,7 @@ $(STAMP): $(REQUIREMENTS) requirements-weights.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-book: $(STAMP) ## executes what changed, writes _build/html
+book: $(STAMP) $(NODE_STAMP) ## executes what changed, writes _build/html
 	@$(BIN)/jupyter-book build --quiet .
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 
@@ -42,10 +42,11 @@ check: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# For the tests, which skip without it: CPython in WebAssembly, axe, Lighthouse.
+# CPython in WebAssembly, for cells that run in the browser; axe and Lighthouse, for the
+# tests. The book has no such cells, and the tests skip, without it.
 $(NODE_STAMP): package-lock.json
 	@if command -v npm >/dev/null 2>&1; then npm ci --silent --no-audit --no-fund && touch $@; \
-	  else echo "No npm found: the tests skip CPython in WebAssembly, axe and Lighthouse (install Node.js 18 or later to run them)."; fi
+	  else echo "No npm found: no cells that run in the browser, and the tests skip them, axe and Lighthouse (install Node.js 18 or later)."; fi
 
 unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 	$(BIN)/pytest tests --ignore=tests/site --numprocesses auto --dist worksteal

@@ -240,7 +240,8 @@ def test_a_recording_is_made_and_shown(
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("BOOK_ROOT", str(tmp_path))
     page = (ROOT / "book" / "flash_attention.md").read_text(encoding="utf-8")
-    cells = re.findall(r"~~~\{code-cell\}\n(?::tags: [^\n]*\n)?(.*?)~~~\n", page, re.DOTALL)
+    cell = r"~~~\{code-cell\}\n(?::tags: [^\n]*\n)?(.*?)~~~\n"
+    cells = re.findall(cell, page, re.DOTALL)
     (imports,) = [each for each in cells if "from bookkit import" in each]
     reading = [each for each in cells if "recorded(" in each or "if record:" in each]
     assert len(reading) == 2

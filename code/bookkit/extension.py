@@ -33,6 +33,7 @@ from bookkit import (
     inventory,
     ledger,
     listing,
+    live,
     search,
     sources,
 )
@@ -63,6 +64,7 @@ def setup(app: Any) -> dict[str, Any]:
     # Without a changed page Sphinx would not copy a changed style sheet either.
     app.add_config_value("bookkit_static", "", "html")
     app.add_config_value("bookkit_preload", [], "html")
+    app.add_config_value("bookkit_live", [], "html")
     app.connect("config-inited", _note_static_files)
     app.add_node(chapter.facts_node, html=chapter.AS_CONTAINER)
     app.add_directive("cards", cover.CardsDirective)
@@ -81,6 +83,8 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-resolved", _fill_in)
     app.connect("html-collect-pages", listing.source_pages)
     app.connect("html-page-context", _preload_fonts)
+    app.connect("html-page-context", live.add_scripts)
+    app.connect("builder-inited", live.announce)
     app.connect("build-finished", _finish)
     return {"version": "1", "env_version": 1, "parallel_read_safe": False}
 
@@ -227,7 +231,9 @@ def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
     made = {
         ledger.ledger_node: lambda node: ledger.to_html(app, docname),
         environment.environment_node: lambda node: environment.to_html(app, docname),
-        chapter.chapter_node: lambda _: chapter.to_html(app, doctree, docname),
+        chapter.chapter_node: lambda _: (
+            chapter.to_html(app, doctree, docname) + live.to_html(app, docname)
+        ),
         listing.listing_link: lambda n: listing.link_to_html(app, n, docname),
         inventory.inventory_node: lambda _: inventory.to_html(app, docname),
         cover.counts_node: lambda _: cover.counts_to_html(app, docname),
@@ -260,6 +266,7 @@ def _finish(app: Any, exception: Exception | None) -> None:
         sources.copy_recordings(app)
         foot.write_notebooks(app)
         search.write_data(app)
+        live.copy_runtime(app)
     remember(app.bookkit_note, {name for name in docnames if name})
     if log.failures:
         app.statuscode = 1

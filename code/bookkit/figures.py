@@ -48,7 +48,11 @@ def table(
     for row in body:
         if len(row) != len(columns):
             raise ValueError(f"rows: {row} has {len(row)} cells, not {len(columns)}")
-    head = "".join(f'<th scope="col">{inline_code(name)}</th>' for name in columns)
+    # A heading without words is none: a screen reader would read out an empty one.
+    head = "".join(
+        f'<th scope="col">{inline_code(name)}</th>' if name else "<td></td>"
+        for name in columns
+    )
     lines = [
         "<tr>" + "".join(f"<td>{inline_code(cell)}</td>" for cell in row) + "</tr>"
         for row in body
