@@ -63,7 +63,7 @@ SCHEDULER: dict[str, Any] = {
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
-    "steps_offset": 0,
+    "steps_offset": 1,  # without meaning for this spacing; diffusers asks for it
 }
 
 
@@ -89,6 +89,7 @@ def let_through(module: nn.Module) -> None:
         if isinstance(part, ResnetBlock2D):
             nn.init.zeros_(part.conv2.weight)
         elif isinstance(part, Transformer2DModel):
+            assert isinstance(part.proj_out, nn.Conv2d | nn.Linear)
             nn.init.zeros_(part.proj_out.weight)
 
 
@@ -99,6 +100,7 @@ def make_autoencoder() -> AutoencoderKL:
     let_through(autoencoder)
     channels = AUTOENCODER["latent_channels"]
     autoencoder.quant_conv.weight[channels:] = 0
+    assert autoencoder.quant_conv.bias is not None
     autoencoder.quant_conv.bias[channels:] = -4  # log variances
     return autoencoder
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -46,7 +45,7 @@ def train_autoencoder(
     """Train the autoencoder; `folder/autoencoder.png` shows pairs, original left."""
     torch.manual_seed(plan.seed)
     autoencoder = model.make_autoencoder()
-    autoencoder.to(memory_format=torch.channels_last)
+    autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = AutoencoderObjective(autoencoder, emoji).to(place.device)
 
     @torch.no_grad()
@@ -58,6 +57,7 @@ def train_autoencoder(
         sheet(to_bytes(pairs), columns=8, gap=2).save(folder / "autoencoder.png")
 
     average = fit(objective, plan, place, folder / "autoencoder.safetensors", report)
+    assert isinstance(average, AutoencoderObjective)
     return average.autoencoder
 
 
@@ -81,7 +81,7 @@ def train_diffusion(
     tokenizer = model.make_tokenizer(emoji.captions)
     torch.manual_seed(plan.seed)
     unet, text_encoder = model.make_unet(), model.make_text_encoder(tokenizer)
-    unet.to(memory_format=torch.channels_last)
+    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = DiffusionObjective(
         unet,
         text_encoder,
@@ -107,17 +107,20 @@ def train_diffusion(
     )
 
 
-def training_record(folder: Path, arguments: Sequence[str], place: Place) -> Any:
+def training_record(options: argparse.Namespace, place: Place) -> dict[str, Any]:
     """Where the weights are from: command, versions, device, the log of each part."""
     name = torch.cuda.get_device_name() if place.device.type == "cuda" else "CPU"
-    command = ["python", "-m", "underhood.stable_diffusion.train", *arguments]
+    command = ["python", "-m", "underhood.stable_diffusion.train"]
+    for key, value in vars(options).items():
+        if key != "folder":
+            command.append(f"--{key.replace('_', '-')}={value}")
     return {
         "command": " ".join(command),
         "date": date.today().isoformat(),
         "device": f"{place.world_size} × {name}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         **{
-            part: read_tensors(folder / f"{part}.safetensors")[1]
+            part: read_tensors(options.folder / f"{part}.safetensors")[1]
             for part in ("autoencoder", "diffusion")
         },
     }
@@ -155,8 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline = train_diffusion(emoji, autoencoder, second, place, options.folder)
     if place.first:
         model.save(pipeline, options.folder / "model")
-        given = sys.argv[1:] if arguments is None else arguments
-        record = training_record(options.folder, given, place)
+        record = training_record(options, place)
         write_json(options.folder / "model" / "training.json", record)
     if place.world_size > 1:
         dist.destroy_process_group()

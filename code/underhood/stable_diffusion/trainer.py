@@ -123,7 +123,8 @@ def rows_of_step(rows: Tensor, step: int, batch: int, seed: int) -> Tensor:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, share: float) -> None:
     """average ← (1 - share) · average + share · model, weight by weight."""
-    olds, news = list(average.parameters()), list(model.parameters())
+    olds: list[torch.Tensor] = list(average.parameters())
+    news: list[torch.Tensor] = list(model.parameters())
     torch._foreach_lerp_(olds, news, share)
 
 
