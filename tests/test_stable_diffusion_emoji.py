@@ -560,3 +560,59 @@ def test_the_judge_names_every_picture_of_the_grid(emoji):
     assert cells == 23
     blank = torch.full((3, 64, 64), 255, dtype=torch.uint8)
     assert judge(blank).shape in data.SHAPES
+
+
+# --- the model that is kept ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return model.load()
+
+
+def test_the_kept_autoencoder_keeps_the_pictures(emoji, kept):
+    some = emoji.images[emoji.training()[::40]]
+    again = model.reconstruct(kept, some)
+    assert evaluate.psnr(again, some).mean() > 22.5
+    colors = (again.float() - some.float()).mean((2, 3)).abs().mean()
+    assert colors < 8  # of 255, each color on average over a picture
+
+
+def test_the_kept_model_paints_the_same_picture_from_the_same_seed(kept):
+    first = model.paint(kept, ["grinning face", "snowman"], steps=3, seed=[4, 5])
+    again = model.paint(kept, "snowman", steps=3, seed=[5])
+    assert (first[1].int() - again[0].int()).abs().max() <= 1
+    other = model.paint(kept, "snowman", steps=3, seed=[6])
+    assert not torch.equal(again, other)
+
+
+def test_the_kept_model_knows_a_face_from_other_things(emoji, kept):
+    """It is not finished: it knows the kind of a picture, not yet which one it is."""
+    faces = ["grinning face", "hugging face", "face with medical mask"]
+    others = ["squared cool", "tractor", "snowman"]
+    painted = model.paint(kept, faces, steps=20)
+    rows = [emoji.find(name) for name in faces + others]
+    distance = evaluate.distances(painted, emoji.images[rows])
+    assert distance.diagonal().max() < distance[:, 3:].min()
+
+
+def test_diffusers_paints_the_same(kept):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(
+        model.MODEL, safety_checker=None, requires_safety_checker=False
+    ).to(torch.float32)
+    theirs.set_progress_bar_config(disable=True)
+    wanted = theirs(
+        "snowman", num_inference_steps=3, guidance_scale=3.0, output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]  # fmt: skip
+    found = model.paint(kept, "snowman", steps=3, seed=0)[0].permute(1, 2, 0)
+    assert np.abs(found.numpy() - wanted * 255).max() < 2
+
+
+def test_the_kept_files_are_small_and_say_where_they_are_from():
+    files = [path for path in model.MODEL.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    record = json.loads((model.MODEL / "training.json").read_text())
+    assert record["command"].startswith("python -m underhood.stable_diffusion.train")
+    assert {"date", "device", "versions", "autoencoder", "diffusion"} <= set(record)

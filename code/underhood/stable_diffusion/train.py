@@ -58,6 +58,7 @@ def train_autoencoder(
 
     average = fit(objective, plan, place, folder / "autoencoder.safetensors", report)
     assert isinstance(average, AutoencoderObjective)
+    assert isinstance(average, AutoencoderObjective)
     return average.autoencoder
 
 
