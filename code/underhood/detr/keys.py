@@ -27,7 +27,7 @@ _RENAMES = [
 ]
 
 
-def _stage(match: re.Match[str]) -> str:
+def _stage_key(match: re.Match[str]) -> str:
     """encoder.stages.S.layers.B.layer.N.kind to layerS+1.B.convN+1, and so on."""
     stage, block, rest = int(match[1]) + 1, match[2], match[3]
     if rest.startswith("shortcut."):
@@ -55,7 +55,9 @@ def published_name(name: str) -> str:
     """The published name of a parameter, from any of the spellings."""
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
-    name = re.sub(r"\bmodel\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(.+)", _stage, name)
+    name = re.sub(
+        r"\bmodel\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(.+)", _stage_key, name
+    )
     return re.sub(
         r"\bmask_head\.fpn_stages\.(\d+)\.(fpn_adapter|refine\.conv|refine\.norm)\.",
         _fpn,
