@@ -1,5 +1,5 @@
 // Ranks the pages with MiniSearch; shows under each page its sections that fit best.
-(() => {
+document.addEventListener("DOMContentLoaded", () => {
   const CJK = /[\u3400-\u9fff]/;
   // Words, the parts of names (`flash_attention`, `GatedAttentionUnit`), and for Chinese,
   // which has no spaces, every pair of neighboring characters.
@@ -95,4 +95,4 @@
   const query = new URLSearchParams(location.search).get("q") ?? "";
   for (const input of document.querySelectorAll('input[name="q"]')) input.value = query;
   show(query);
-})();
+});

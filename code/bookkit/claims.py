@@ -225,12 +225,13 @@ def glue(name: str, value: Any) -> None:
 
 
 def book_root() -> Path:
-    """The folder with `_config.yml`: named by the build, or found upwards from here."""
+    """The folder with `_config.yml`: named by the build, or above the working folder,
+    or the one that this file is in."""
     named = os.environ.get("BOOK_ROOT")
     if named:
         return Path(named)
     here = Path.cwd()
-    for folder in (here, *here.parents):
+    for folder in (here, *here.parents, Path(__file__).parents[2]):
         if (folder / "_config.yml").is_file():
             return folder
     raise FileNotFoundError(f"no _config.yml in {here} or above: not inside a book")

@@ -79,7 +79,7 @@ def _svg_of(picture: Any) -> str:
             f"picture: got {type(picture).__name__}; allowed are a matplotlib figure, "
             f"an object with `svg`, SVG text"
         )
-    return svg[svg.index("<svg") :]
+    return _with_own_ids(svg[svg.index("<svg") :])
 
 
 def _svg_of_figure(figure: Any) -> str:
@@ -91,9 +91,12 @@ def _svg_of_figure(figure: Any) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    # Two figures on one page must not share ids.
-    prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    text = _with_own_ids(text[text.index("<svg") :])
     return text.replace(INK, "currentColor")
+
+
+def _with_own_ids(svg: str) -> str:
+    """Two figures on one page must not share ids."""
+    prefix = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'(?<![\w-])id="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)

@@ -29,10 +29,14 @@ async (selector) => {
   for (const button of document.querySelectorAll(selector)) {
     await navigator.clipboard.writeText("nothing was copied");
     button.click();
-    await new Promise((done) => setTimeout(done, 5));
+    let text = "nothing was copied";
+    for (let tries = 0; tries < 200 && text === "nothing was copied"; tries++) {
+      await new Promise((done) => setTimeout(done, 5));
+      text = await navigator.clipboard.readText();
+    }
     const box = button.closest(".cell_input, .listing");
     const kind = box?.classList.contains("listing") ? "listing" : box ? "cell" : "text";
-    copied.push([kind, await navigator.clipboard.readText()]);
+    copied.push([kind, text]);
   }
   return copied;
 }
