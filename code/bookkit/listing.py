@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import html
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -207,6 +208,8 @@ def source_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
         body = app.builder.highlighter.highlight_block(
             text, "python3", location=path, lineanchors="L", anchorlinenos=False
         )
+        # Places, not links: a link without a name is read out as its address.
+        body = re.sub(r'<a id="(L-\d+)"[^>]*></a>', r'<span id="\1"></span>', body)
         context = {
             "title": path,
             "body": f'<section class="source-file"><h1>{path}</h1>{body}</section>',
