@@ -7,6 +7,9 @@ document.addEventListener("DOMContentLoaded", () => {
     icon.removeAttribute("title");
     icon.setAttribute("aria-hidden", "true");
   }
+  // Roles that docutils gives to a bibliography and that ARIA has given up.
+  for (const entry of document.querySelectorAll(".citation-list, .citation"))
+    entry.removeAttribute("role");
   // The logo stands outside of every landmark.
   const logo = document.querySelector(".navbar-brand")?.closest(".sidebar-primary-item");
   logo?.setAttribute("role", "navigation");
