@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book serve page check unit site-tests links test pins clean help
+.PHONY: book serve page check unit site-tests audit links test pins clean help
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,7 +52,10 @@ unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 	$(BIN)/pytest tests --ignore=tests/site --numprocesses auto --dist worksteal
 
 site-tests: book $(NODE_STAMP) ## tests of the site that was built
-	$(BIN)/pytest tests/site -rs --numprocesses auto --dist worksteal
+	$(BIN)/pytest tests/site --ignore=tests/site/test_live.py -k "not axe and not lighthouse" -rs --numprocesses auto --dist worksteal
+
+audit: book $(NODE_STAMP) ## axe, Lighthouse, and every live cell, in a browser: long
+	$(BIN)/pytest tests/site/test_live.py tests/site/test_browser.py -k "live or axe or lighthouse" -rs
 
 links: $(STAMP) ## asks every address outside of the book; writes a report
 	@$(BIN)/jupyter-book build --quiet . --builder linkcheck; \
