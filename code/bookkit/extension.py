@@ -15,6 +15,7 @@ import ast
 import hashlib
 import json
 import logging as standard_logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ LOGGER = logging.getLogger(__name__)
 
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
+    # The font of the social cards has no Chinese; a box in a card does no harm.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     root, doctrees = Path(app.srcdir), Path(app.doctreedir)
     app.bookkit_log = FailureLog(app)
     app.bookkit_code = CodeGraph(root, doctrees.parent / ".grimp_cache")
