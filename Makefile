@@ -52,10 +52,10 @@ unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 	$(BIN)/pytest tests --ignore=tests/site --numprocesses auto --dist worksteal
 
 site-tests: book $(NODE_STAMP) ## tests of the site that was built
-	$(BIN)/pytest tests/site --ignore=tests/site/test_live.py -k "not axe and not lighthouse" -rs --numprocesses auto --dist worksteal
+	$(BIN)/pytest tests/site/test_site.py tests/site/test_notebooks.py -rs
 
-audit: book $(NODE_STAMP) ## axe, Lighthouse, and every live cell, in a browser: long
-	$(BIN)/pytest tests/site/test_live.py tests/site/test_browser.py -k "live or axe or lighthouse" -rs
+audit: book $(NODE_STAMP) ## the site in a browser: search, copies, live cells, axe: long
+	$(BIN)/pytest tests/site -rs
 
 links: $(STAMP) ## asks every address outside of the book; writes a report
 	@$(BIN)/jupyter-book build --quiet . --builder linkcheck; \
