@@ -24,7 +24,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 from underhood.debugging import MonitoringDebugger, TraceDebugger, stops_in
-from underhood.debugging.debugger import Debugger
 
 ROUNDS = 200_000
 REPEATS = 5
@@ -167,7 +166,7 @@ def costs(folder: Path) -> dict[str, Any]:
     def plain() -> None:
         exec(code, {"__name__": "loop"})
 
-    def ours(kind: Callable[..., Debugger], condition: str = "") -> None:
+    def ours(kind: Callable[..., TraceDebugger], condition: str = "") -> None:
         debugger = kind(lambda stop, local: "continue")
         line = LOOP_LINE if condition else NEVER_LINE
         debugger.set_break(file, line, condition)

@@ -24,7 +24,6 @@ from underhood.debugging import (
     stops_in,
     write_script,
 )
-from underhood.debugging.debugger import Debugger
 
 DEMO = (
     Path(__file__).parents[1]
@@ -346,7 +345,7 @@ def stops_of_pdb(
 
 
 def stops_of_ours(
-    kind: Callable[..., Debugger],
+    kind: Callable[..., TraceDebugger],
     script: Path,
     commands: Sequence[str],
     breakpoints: Sequence[tuple[int, str]] = (),
@@ -555,7 +554,7 @@ def test_debuggers_check_their_arguments(tmp_path, kind):
     script = write_script(tmp_path, "one.py", "x = 1\n")
     with pytest.raises(ValueError, match="line: got 0"):
         kind(lambda stop, local: "quit").set_break(script, 0)
-    with pytest.raises(ValueError, match="ask: answered 'jump'"):
+    with pytest.raises(ValueError, match="ask: got 'jump'"):
         kind(lambda stop, local: "jump").run(script)
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from underhood.debugging.debugger import Debugger
 from underhood.debugging.monitoring_debugger import MonitoringDebugger
 from underhood.debugging.pictures import jump_map, path_of_stops, stack
 from underhood.debugging.session import run_pdb, write_script
@@ -20,7 +19,6 @@ DEMO = Path(__file__).with_name("demo")  # the chapter's program
 
 __all__ = [
     "DEMO",
-    "Debugger",
     "Exchange",
     "Frame",
     "MonitoringDebugger",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from underhood.debugging.debugger import Ask, Debugger
+from underhood.debugging.settrace_debugger import Ask, TraceDebugger
+from underhood.debugging.transcript import Stop
 
 
-class MonitoringDebugger(Debugger):
-    """The way of pdb's newer backend. While it looks for breakpoints, a line
-    without one reports itself once and then runs at full speed.
+class MonitoringDebugger(TraceDebugger):
+    """The same rules; only how it hears of an event is different.
+
+    While it waits for a breakpoint, a line without one reports itself once and
+    then runs at full speed.
 
     Raises:
         RuntimeError: this Python has no `sys.monitoring`; it came with 3.12.
@@ -24,69 +29,59 @@ class MonitoringDebugger(Debugger):
         self._monitoring: Any = sys.monitoring
         self._tool = self._monitoring.DEBUGGER_ID
 
-    def _start(self) -> None:
-        self._monitoring.use_tool_id(self._tool, "underhood.debugging")
+    def run(self, script: Path) -> list[Stop]:
+        """As `TraceDebugger.run`; nothing stays registered."""
         events = self._monitoring.events
+        self._lines = events.LINE | events.JUMP
         reports = {
             events.LINE: self._line,
-            events.JUMP: self._jumped,
-            events.PY_START: self._entered,
-            events.PY_RESUME: self._entered,
-            events.PY_RETURN: self._left,
-            events.PY_YIELD: self._left,
-            events.PY_UNWIND: self._unwound,
-            events.RAISE: self._raised,
+            events.JUMP: self._jump,
+            events.PY_START: partial(self._event, "call"),
+            events.PY_RESUME: partial(self._event, "call"),
+            events.PY_RETURN: partial(self._event, "return"),
+            events.PY_YIELD: partial(self._event, "return"),
+            events.PY_UNWIND: partial(self._event, "return"),
+            events.RAISE: partial(self._event, "exception"),
         }
+        self._all = sum(reports)  # each event is one bit
+        self._monitoring.use_tool_id(self._tool, "underhood.debugging")
         for event, report in reports.items():
             self._monitoring.register_callback(self._tool, event, report)
-        self._all = sum(reports)  # each event is one bit
-        self._monitoring.set_events(self._tool, self._all)
+        try:
+            return super().run(script)
+        finally:
+            self._monitoring.free_tool_id(self._tool)
 
-    def _end(self) -> None:
-        self._monitoring.set_events(self._tool, 0)
-        self._monitoring.free_tool_id(self._tool)
-
-    def _watch(self, frame: FrameType) -> None:
-        events = self._monitoring.events
-        breaks_only = events.LINE | events.JUMP
-        wanted = breaks_only if self._running else self._all
+    def _listen(self) -> None:
+        wanted = self._lines if self._waits else self._all
         self._monitoring.set_events(self._tool, wanted)
-        self._monitoring.restart_events()  # what was switched off reports again
+        self._monitoring.restart_events()  # lines that were switched off
 
-    # The frame that an event is about is the one that called the report.
+    def _close(self) -> None:
+        self._monitoring.set_events(self._tool, 0)
 
-    def _line(self, code: CodeType, line: int, depth: int = 1) -> Any:
-        if not self._is_ours(code):
-            return self._monitoring.DISABLE
-        if self._running and (code.co_filename, line) not in self.breakpoints:
-            return self._monitoring.DISABLE
-        self.on_line(sys._getframe(depth))
-        return None
+    # The frame that an event is about is the one that called us.
 
-    def _jumped(self, code: CodeType, offset: int, target: int) -> Any:
-        """A loop on a single line is one LINE; a tracer sees each of its rounds."""
-        lines = [line for line, *_ in code.co_positions()]  # one for two bytes
+    def _event(self, event: str, code: CodeType, *_: object) -> None:
+        if code.co_filename.startswith(self._folder):
+            self._report(event, sys._getframe(1))
+
+    def _line(self, code: CodeType, line: int) -> Any:
+        return self._line_of(sys._getframe(1), line)
+
+    def _jump(self, code: CodeType, offset: int, target: int) -> Any:
+        """A loop on one line is one LINE; a tracer sees each round of it."""
+        lines = [line for line, *_ in code.co_positions()]  # per two bytes
         line = lines[offset // 2]
         if target > offset or line is None or line != lines[target // 2]:
             return self._monitoring.DISABLE
-        return self._line(code, line, depth=2)
+        return self._line_of(sys._getframe(1), line)
 
-    def _entered(self, code: CodeType, offset: int) -> Any:
-        if not self._is_ours(code):
+    def _line_of(self, frame: FrameType, line: int) -> Any:
+        file = frame.f_code.co_filename
+        if not file.startswith(self._folder):
             return self._monitoring.DISABLE
-        self.on_call(sys._getframe(1))
-        return None
-
-    def _left(self, code: CodeType, offset: int, value: object) -> Any:
-        if not self._is_ours(code):
+        if self._waits and (file, line) not in self.breakpoints:
             return self._monitoring.DISABLE
-        self.on_return(sys._getframe(1))
+        self._report("line", frame)
         return None
-
-    def _unwound(self, code: CodeType, offset: int, error: BaseException) -> None:
-        if self._is_ours(code):
-            self.on_return(sys._getframe(1))
-
-    def _raised(self, code: CodeType, offset: int, error: BaseException) -> None:
-        if self._is_ours(code):
-            self.on_exception(sys._getframe(1))
