@@ -35,6 +35,7 @@ from bookkit import (
     ledger,
     listing,
     live,
+    pictures,
     search,
     sources,
 )
@@ -98,6 +99,9 @@ def _without_thebe(app: Any) -> None:
         app.events.listeners[event] = [
             one for one in listeners if one.handler.__module__ != "sphinx_thebe"
         ]
+    app.registry.css_files = [
+        sheet for sheet in app.registry.css_files if sheet[0] != "sphinx-thebe.css"
+    ]
 
 
 def _note_static_files(app: Any, config: Any) -> None:
@@ -246,6 +250,7 @@ def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
         for node in list(doctree.findall(kind)):
             node.replace_self(nodes.raw("", to_html(node), format="html"))
     doctree.append(nodes.raw("", foot.to_html(app, docname), format="html"))
+    pictures.move_out(app, doctree, docname)
 
 
 def _preload_fonts(
