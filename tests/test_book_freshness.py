@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,25 @@ def test_pages_depend_on_what_they_import_of_bookkit_and_not_on_the_extension(
 
 
 def test_nothing_changed_executes_and_writes_nothing(book: TinyBook) -> None:
-    page = book.root / "_build/html/book/deep.html"
-    written = page.stat().st_mtime_ns
+    site = book.root / "_build/html"
+    kinds = ("book/*.html", "book/*.ipynb", "search-data.js")
+    files = [file for kind in kinds for file in site.glob(kind)]
+    assert len(files) == 4 + 3 + 1
+    written = {file: file.stat().st_mtime_ns for file in files}
     again = book.build()
     assert again.status == 0
     assert again.executed == []
-    assert page.stat().st_mtime_ns == written
+    assert written == {file: file.stat().st_mtime_ns for file in files}
+
+
+def test_a_site_that_was_deleted_is_written_whole_again(book: TinyBook) -> None:
+    site = book.root / "_build/html"
+    files = {file.relative_to(site) for file in site.rglob("*") if file.is_file()}
+    shutil.rmtree(site)
+    again = book.build()
+    assert again.executed == []
+    found = {file.relative_to(site) for file in site.rglob("*") if file.is_file()}
+    assert found == files
 
 
 def test_edit_of_a_module_used_transitively_executes_exactly_its_chapters(

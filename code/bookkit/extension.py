@@ -39,7 +39,7 @@ from bookkit import (
     search,
     sources,
 )
-from bookkit.cells import defined_names, parse_cell, read_page
+from bookkit.cells import Page, defined_names, parse_cell, read_page
 from bookkit.failures import FailureLog, execution_failure, remember, remembered
 from bookkit.freshness import CodeGraph, MissingData, chapter_key
 
@@ -118,10 +118,16 @@ def _outdated_pages(
     app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]
 ) -> set[str]:
     """The pages to read again: those whose key changed, and those that failed."""
+    app.bookkit_changed = bool(removed)
     previous = getattr(env, "bookkit_keys", {})
     outdated = remembered(app.bookkit_note) & env.found_docs
+    code = sorted(Path(app.srcdir, "code").rglob("*.py"))
+    if getattr(env, "bookkit_code_digest", "") != (digest := _digest(code)):
+        env.bookkit_code_digest = digest
+        special = getattr(env, "bookkit_special", {})
+        outdated |= {doc for doc, names in special.items() if "inventory_node" in names}
     for docname in env.found_docs:
-        page = read_page(Path(env.doc2path(docname)).read_text(encoding="utf-8"))
+        page = _parsed_page(env, docname)
         if not page.is_notebook:
             continue
         try:
@@ -135,6 +141,16 @@ def _outdated_pages(
     if app.bookkit_code.error:
         LOGGER.warning(app.bookkit_code.error, type="bookkit", subtype="code")
     return outdated
+
+
+def _parsed_page(env: Any, docname: str) -> Page:
+    """`read_page`, kept from build to build: that takes seconds for a whole book."""
+    text = Path(env.doc2path(docname)).read_text(encoding="utf-8")
+    kept = env.__dict__.setdefault("bookkit_pages", {})
+    if docname not in kept or kept[docname][0] != text:
+        kept[docname] = (text, read_page(text))
+    page: Page = kept[docname][1]
+    return page
 
 
 def _add_key(app: Any, docname: str, source: list[str]) -> None:
@@ -165,13 +181,17 @@ def _forget_page(app: Any, env: Any, docname: str) -> None:
 def _check_page(app: Any, doctree: nodes.document) -> None:
     """Look at a page that has just been executed, or taken from the cache."""
     env, docname = app.env, app.env.docname
-    filled = (ledger.ledger_node, environment.environment_node)
+    filled = (
+        ledger.ledger_node,
+        environment.environment_node,
+        inventory.inventory_node,
+    )
     special = [node for node in filled if next(doctree.findall(node), None)]
     env.bookkit_special[docname] = [node.__name__ for node in special]
     ran = env.nb_metadata.get(docname, {}).get("exec_data")
     if docname not in app.bookkit_keys or not ran:
         return
-    page = read_page(Path(env.doc2path(docname)).read_text(encoding="utf-8"))
+    page = _parsed_page(env, docname)
     path = Path(app.outdir).parent / "jupyter_execute" / f"{docname}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     if not ran["succeeded"]:
@@ -267,7 +287,8 @@ def _finish(app: Any, exception: Exception | None) -> None:
     standard_logging.getLogger("sphinx").removeHandler(app.bookkit_log)
     log = app.bookkit_log
     docnames = {app.env.path2doc(str(Path(app.srcdir, page))) for page in log.pages()}
-    if exception is None:
+    made_before = Path(app.outdir, search.DATA).is_file()
+    if exception is None and (app.bookkit_changed or not made_before):
         special = getattr(app.env, "bookkit_special", {})
         pages = {doc for doc, names in special.items() if "ledger_node" in names}
         ledger.write_json(app, pages)

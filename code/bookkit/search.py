@@ -17,9 +17,11 @@ from docutils import nodes
 from bookkit.glossary import terms_of
 from bookkit.inventory import public_objects
 
+DATA = "search-data.js"
+
 
 def write_data(app: Any) -> None:
-    """Write `search-data.js`; a script, as pages opened as files cannot fetch."""
+    """Write `DATA`; a script, as pages opened as files cannot fetch."""
     env, root = app.env, Path(app.srcdir)
     pages = []
     for docname in sorted(env.found_docs):
@@ -41,7 +43,7 @@ def write_data(app: Any) -> None:
             }
         )
     text = json.dumps(pages, ensure_ascii=False, separators=(",", ":"))
-    Path(app.outdir, "search-data.js").write_text(
+    Path(app.outdir, DATA).write_text(
         f"window.SEARCH_PAGES = {text};\n", encoding="utf-8"
     )
 
