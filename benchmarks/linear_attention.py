@@ -2,8 +2,9 @@
 
     python benchmarks/linear_attention.py [--device cuda] [--longest 16] [--seconds 100]
 
-Writes benchmarks/results/<cpu or cuda>/linear_attention.json. Every round times every
-method once at the same length, so that a busy machine slows all of them; what is
+Writes benchmarks/results/<cpu or cuda>/linear_attention.json. Before anything is timed,
+every method is held to the quadratic form in float64, at length 1024. Every round times
+every method once at the same length, so that a busy machine slows all of them; what is
 compared are medians of the ratios within a round.
 """
 
@@ -52,11 +53,15 @@ LONGEST = {
 Method = Callable[[], Any]
 
 
-def methods(device: str, length: int) -> dict[str, Method]:
+def inputs(device: str, length: int) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(0)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     shape = (3, 1, HEADS[device], length, HEAD_DIM)
-    query, key, value = torch.randn(shape).to(device, dtype).unbind()
+    return torch.randn(shape).to(device, dtype).unbind()
+
+
+def methods(device: str, length: int) -> dict[str, Method]:
+    query, key, value = inputs(device, length)
     found: dict[str, Method] = {
         "sdpa": lambda: F.scaled_dot_product_attention(
             query, key, value, is_causal=True
@@ -71,7 +76,7 @@ def methods(device: str, length: int) -> dict[str, Method]:
             query, key, value, causal=True, form=form, chunk_size=64
         )
     if device == "cuda" and kernel_mode() == "cuda":
-        found["kernel"] = lambda: triton_linear_attention(query, key, value)
+        found["kernel"] = lambda: triton_linear_attention(query, key, value)[0]
     found.update(fla_methods(query, key, value) if device == "cuda" else {})
     longest = LONGEST[device]
     return {
@@ -90,12 +95,36 @@ def fla_methods(
     except ImportError:
         return {}
 
+    # Its layout is its choice: the copies into it are not timed.
+    q, k, v = (each.transpose(1, 2).contiguous() for each in (query, key, value))
+
     def run() -> Any:
-        features = (F.elu(query) + 1, F.elu(key) + 1, value)
-        moved = [each.transpose(1, 2).contiguous() for each in features]
-        return chunk_linear_attn(*moved, scale=1.0, normalize=True)
+        out, _ = chunk_linear_attn(F.elu(q) + 1, F.elu(k) + 1, v, scale=1.0)
+        return out.transpose(1, 2)
 
     return {"fla chunk": run}
+
+
+def errors(device: str, length: int = 1024) -> dict[str, float]:
+    """The largest error of each method, in units of its largest exact output.
+
+    Raises:
+        RuntimeError: it is more than the dtype explains; nothing is timed then.
+    """
+    query, key, value = (each.double() for each in inputs(device, length))
+    allowed = 1e-4 if device == "cpu" else 3e-2
+    found = {}
+    for name, run in methods(device, length).items():
+        causal = "not causal" not in name
+        if "sdpa" in name:
+            exact = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        else:
+            exact = linear_attention(query, key, value, causal=causal, form="quadratic")
+        gap = (run().double() - exact).abs().max() / exact.abs().max()
+        found[name] = gap.item()
+        if not found[name] < allowed:
+            raise RuntimeError(f"{name}: off by {found[name]:.1e}, not timed")
+    return found
 
 
 def seconds_of(method: Method, device: str) -> float:
@@ -164,6 +193,8 @@ def main() -> None:
     deadline = time.monotonic() + given.seconds
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
+        found = errors(given.device)
+        print({name: f"{error:.0e}" for name, error in found.items()}, flush=True)
         for exponent in range(8, longest + 1):
             rows += measure(given.device, 2**exponent, deadline)
             print(2**exponent, f"{deadline - time.monotonic():.0f} s left", flush=True)
@@ -185,6 +216,7 @@ def main() -> None:
             "heads": HEADS[given.device],
             "head_dim": HEAD_DIM,
             "chunk_size": 64,
+            "errors": found,
             "rows": rows,
             "crossover": {name: crossover(rows, name) for name in names},
         },
