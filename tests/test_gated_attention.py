@@ -138,6 +138,48 @@ def test_softmax_kernel_and_a_gate_of_one_give_plain_attention(monkeypatch):
     assert gap(unit(x), plain @ unit.to_out.weight.T) < 1e-12
 
 
+def by_matrices(unit, x):
+    """U, V, and the views of Z of one text, from the parameters alone."""
+    p = {name: each.detach() for name, each in unit.named_parameters()}
+    U, V, Z = (
+        F.silu(x @ p[f"to_{name}.weight"].T) for name in ("gate", "value", "shared")
+    )
+    gammas, betas = p["affine.gamma"], p["affine.beta"]
+    views = [g * Z + b for g, b in zip(gammas, betas, strict=True)]
+    return U, V, views, p["to_out.weight"].T
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_units_are_their_formulas(causal):
+    x = torch.randn(2, 7, 6, dtype=DOUBLE, generator=rng())
+    options = {"s": 4, "causal": causal, "rope": False}
+    gau = GatedAttentionUnit(6, **options).to(DOUBLE)
+    flash = FLASH(6, chunk_size=3, **options).to(DOUBLE)
+    for unit in (gau, flash):
+        torch.nn.init.normal_(unit.affine.beta)
+
+    U, V, (q, k), W = by_matrices(gau, x[1])
+    allowed = torch.ones(7, 7).tril() if causal else torch.ones(7, 7)
+    A = (q @ k.T / 2).clamp(min=0).square() * allowed / allowed.sum(1, keepdim=True)
+    assert gap(gau(x)[1], (U * (A @ V)) @ W) < 1e-12
+
+    U, V, views, W = by_matrices(flash, x[1])
+    mixture = mixed_chunk_by_definition(*views, V, 3, causal)
+    assert gap(flash(x)[1], (U * mixture) @ W) < 1e-12
+
+
+@pytest.mark.parametrize("unit_kind", [GatedAttentionUnit, FLASH])
+def test_all_views_are_rotated(unit_kind):
+    unit = unit_kind(6, s=4).to(DOUBLE)
+    views = unit.heads(torch.randn(1, 1, 6, dtype=DOUBLE).expand(1, 12, 6))
+    for query, key in zip(views[::2], views[1::2], strict=True):
+        scores = (query @ key.mT)[0]
+        assert scores[0].std() > 1e-6
+        for i in range(-11, 12):
+            diagonal = scores.diagonal(i)
+            assert gap(diagonal, diagonal[:1].expand_as(diagonal)) < 1e-12
+
+
 def test_the_gate_counts():
     unit = GatedAttentionUnit(6, s=4).to(DOUBLE)
     x = torch.randn(1, 5, 6, dtype=DOUBLE)
