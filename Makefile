@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book serve page check unit site-tests audit links test pins clean help
+.PHONY: book serve page check unit site-tests links test pins clean help
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,10 +51,7 @@ $(NODE_STAMP): package-lock.json
 unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 	$(BIN)/pytest tests --ignore=tests/site --numprocesses auto --dist worksteal
 
-site-tests: book $(NODE_STAMP) ## tests of the site that was built
-	$(BIN)/pytest tests/site/test_site.py tests/site/test_notebooks.py -rs
-
-audit: book $(NODE_STAMP) ## the site in a browser: search, copies, live cells, axe: long
+site-tests: book $(NODE_STAMP) ## tests of the site that was built, in a browser too
 	$(BIN)/pytest tests/site -rs
 
 links: $(STAMP) ## asks every address outside of the book; writes a report

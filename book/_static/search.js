@@ -34,13 +34,18 @@ document.addEventListener("DOMContentLoaded", () => {
     text: page.sections.map((section) => section.text).join(" "),
   })));
   const boost = { title: 6, article: 6, terms: 5, names: 5, headings: 3 };
-  const parts = pages.map((page) => {
-    const index = new MiniSearch({
-      fields: ["heading", "text"], idField: "number", tokenize, processTerm,
-    });
-    index.addAll(page.sections.map((section, number) => ({ ...section, number })));
-    return index;
-  });
+  // The sections of a page that hold most of the words that were found in it.
+  const sectionsOf = (page, terms) => {
+    const fit = ({ heading, text }) => {
+      const [title, words] = [heading.toLowerCase(), text.toLowerCase()];
+      const points = terms.map((term) =>
+        (title.includes(term) ? 9 : 0) + (words.includes(term) ? 3 : 0)
+        + Math.min(2, words.split(term).length - 1));
+      return points.reduce((sum, each) => sum + each, 0);
+    };
+    const ranked = page.sections.map((section) => ({ section, points: fit(section) }));
+    return ranked.filter((each) => each.points).sort((a, b) => b.points - a.points);
+  };
 
   const find = (query) => {
     const options = { boost, prefix: (term) => term.length > 3, combineWith: "AND" };
@@ -64,7 +69,6 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!query) return;
     const began = performance.now();
     const found = find(query);
-    const taken = performance.now() - began;
     const root = document.documentElement.dataset.content_root ?? "./";
     const add = (parent, tag, text, attributes = {}) => {
       const element = Object.assign(document.createElement(tag), attributes);
@@ -75,24 +79,28 @@ document.addEventListener("DOMContentLoaded", () => {
     const summary = add(out, "p", found.length ? count : "No page has these words.", {
       className: "search-summary", role: "status",
     });
-    summary.dataset.milliseconds = taken.toFixed(1);
     const list = add(out, "ol", "", { className: "search" });
     for (const hit of found) {
       const page = pages[hit.id];
       const item = add(list, "li");
       add(item, "a", page.title, { href: root + page.uri });
       if (page.article) add(item, "span", ` ${page.article}`, { className: "search-article", lang: "zh" });
-      const best = parts[hit.id].search(query, { prefix: true, boost: { heading: 3 } });
-      for (const part of best.slice(0, 2)) {
-        const section = page.sections[part.id];
+      for (const { section } of sectionsOf(page, hit.terms).slice(0, 2)) {
         const line = add(item, "p", "", { className: "search-section" });
         add(line, "a", section.heading, { href: `${root}${page.uri}#${section.anchor}` });
-        add(line, "span", ` ${excerpt(section.text, part.terms)}`);
+        add(line, "span", ` ${excerpt(section.text, hit.terms)}`);
       }
     }
+    summary.dataset.milliseconds = (performance.now() - began).toFixed(1);
   };
 
   const query = new URLSearchParams(location.search).get("q") ?? "";
-  for (const input of document.querySelectorAll('input[name="q"]')) input.value = query;
-  show(query);
+  for (const input of document.querySelectorAll('input[name="q"]')) {
+    input.value = query;
+    input.addEventListener("input", () => {
+      history.replaceState(null, "", `?q=${encodeURIComponent(input.value)}`);
+      show(input.value.trim());
+    });
+  }
+  show(query.trim());
 });

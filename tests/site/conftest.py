@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import threading
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,20 @@ import pytest
 from bs4 import BeautifulSoup
 
 SITE = Path(__file__).parents[2] / "_build" / "html"
+PACKED = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".txt", ".xml"}
+TOLD: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def told() -> list[str]:
+    """Lines for the end of the run: what was measured, beside what held."""
+    return TOLD
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if TOLD:
+        terminalreporter.section("the site, as seen")
+        terminalreporter.write_line("\n".join(TOLD))
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +74,40 @@ def browser(chromium: str) -> Iterator[Any]:
         browser.close()
 
 
+class Server(SimpleHTTPRequestHandler):
+    """Text goes gzipped over the wire, as any host of pages sends it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        file = Path(self.translate_path(self.path))
+        if file.suffix not in PACKED or not file.is_file():
+            super().do_GET()
+            return
+        body = packed(file, file.stat().st_mtime_ns)
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(str(file)))
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "max-age=600")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@cache
+def packed(file: Path, changed: int) -> bytes:
+    return gzip.compress(file.read_bytes(), 6)
+
+
 @pytest.fixture(scope="session")
 def site_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The built site on loopback, under the path of its pages; ends with a slash."""
     root = tmp_path_factory.mktemp("served")
     (root / "under-the-hood").symlink_to(SITE)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    handler = partial(Quiet, directory=str(root))
+    handler = partial(Server, directory=str(root))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/under-the-hood/"

@@ -9,7 +9,9 @@ ours.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +26,19 @@ BUILD = ROOT / "_build"
 LISTING = re.compile(r"^[:~`]{3,}\{listing\} (\S+)\n((?::[\w-]+:.*\n)*)", re.MULTILINE)
 CLICK_ALL = """
 async (selector) => {
-  document.querySelectorAll("details").forEach((fold) => (fold.open = true));
   const copied = [];
   for (const button of document.querySelectorAll(selector)) {
     await navigator.clipboard.writeText("nothing was copied");
     button.click();
     let text = "nothing was copied";
-    for (let tries = 0; tries < 200 && text === "nothing was copied"; tries++) {
+    for (let tries = 0; tries < 2000 && text === "nothing was copied"; tries++) {
       await new Promise((done) => setTimeout(done, 5));
       text = await navigator.clipboard.readText();
     }
     const box = button.closest(".cell_input, .listing");
     const kind = box?.classList.contains("listing") ? "listing" : box ? "cell" : "text";
-    copied.push([kind, text]);
+    const shown = button.closest(".highlight")?.querySelector("pre").textContent ?? "";
+    copied.push([kind, text, shown]);
   }
   return copied;
 }
@@ -51,55 +53,79 @@ def chapters() -> list[str]:
 @pytest.fixture(scope="module")
 def tab(browser: Any) -> Iterator[Any]:
     context = browser.new_context()
+    context.set_default_timeout(120_000)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     yield context.new_page()
     context.close()
 
 
-def click_all(tab: Any, address: str, selector: str) -> list[tuple[str, str]]:
-    tab.goto(address, wait_until="load")
-    tab.bring_to_front()
-    tab.wait_for_selector(".copybtn", state="attached")
-    return [(kind, text) for kind, text in tab.evaluate(CLICK_ALL, selector)]
+@pytest.fixture(scope="module")
+def counts(told: list[str]) -> Iterator[Counter[str]]:
+    counts: Counter[str] = Counter()
+    yield counts
+    told.append(
+        "clipboard: "
+        + ", ".join(
+            f"{counts[kind]} of {counts['all ' + kind]} {kind}s"
+            for kind in ("cell", "listing", "script", "text")
+        )
+    )
 
 
 @pytest.mark.parametrize("name", chapters())
-def test_copy_buttons_yield_what_the_build_ran(
-    tab: Any, site_url: str, name: str
+def test_buttons_yield_what_ran_and_what_runs_alone(
+    tab: Any, site_url: str, name: str, counts: Counter[str]
 ) -> None:
-    copied = click_all(tab, f"{site_url}book/{name}.html", "button.copybtn")
-    notebook = nbformat.read(
-        BUILD / "jupyter_execute" / "book" / f"{name}.ipynb", as_version=4
-    )
-    ran = [
-        cell.source.rstrip()
-        for cell in notebook.cells
+    tab.goto(f"{site_url}book/{name}.html", wait_until="load")
+    tab.bring_to_front()
+    tab.wait_for_selector(".copybtn", state="attached")
+    copied = tab.evaluate(CLICK_ALL, "button.copybtn")
+    copied += [
+        ("script", text, "") for _, text, _ in tab.evaluate(CLICK_ALL, ".copy-alone")
+    ]
+    texts = {
+        kind: [text.strip() for one, text, _ in copied if one == kind]
+        for kind in ("cell", "listing", "script", "text")
+    }
+    expected = {
+        "cell": cells_of(name),
+        "listing": listings_of(name),
+        "script": scripts_of(name),
+        "text": [shown.strip() for one, _, shown in copied if one == "text"],
+    }
+    for kind, right in expected.items():
+        counts[f"all {kind}"] += len(right)
+        counts[kind] += sum(a == b for a, b in zip(texts[kind], right, strict=False))
+    assert texts == expected
+
+
+def cells_of(name: str) -> list[str]:
+    """What the build ran, in a fresh process and in this order."""
+    file = BUILD / "jupyter_execute" / "book" / f"{name}.ipynb"
+    return [
+        cell.source.strip()
+        for cell in nbformat.read(file, as_version=4).cells
         if cell.cell_type == "code"
         and "remove-input" not in cell.metadata.get("tags", [])
     ]
-    assert [text.rstrip() for kind, text in copied if kind == "cell"] == ran
 
-    shown = LISTING.findall((ROOT / "book" / f"{name}.md").read_text("utf-8"))
-    texts = [
+
+def listings_of(name: str) -> list[str]:
+    return [
         find_source(
             item, ROOT / "code", docstring=":without-docstring:" not in options
         ).text.strip()
-        for item, options in shown
+        for item, options in shown_on(name)
     ]
-    assert [text.strip() for kind, text in copied if kind == "listing"] == texts
-    print(f"{name}: {len(ran)} cells, {len(texts)} listings")
 
 
-@pytest.mark.parametrize("name", chapters())
-def test_second_buttons_yield_scripts_that_stand_alone(
-    tab: Any, site_url: str, name: str
-) -> None:
-    copied = click_all(tab, f"{site_url}book/{name}.html", "button.copy-alone")
-    expected = []
-    for item, _ in LISTING.findall((ROOT / "book" / f"{name}.md").read_text("utf-8")):
-        try:
-            expected.append(bundle(item, ROOT / "code").text)
-        except CannotBundle:
-            continue
-    assert [text for _, text in copied] == expected
-    print(f"{name}: {len(expected)} of {len(expected)} scripts")
+def scripts_of(name: str) -> list[str]:
+    found = []
+    for item, _ in shown_on(name):
+        with suppress(CannotBundle):
+            found.append(bundle(item, ROOT / "code").text.strip())
+    return found
+
+
+def shown_on(name: str) -> list[tuple[str, str]]:
+    return LISTING.findall((ROOT / "book" / f"{name}.md").read_text("utf-8"))

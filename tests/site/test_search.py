@@ -77,26 +77,62 @@ QUERIES = {
 
 
 @pytest.fixture(scope="module")
-def tab(browser: Any) -> Iterator[Any]:
-    tab = browser.new_page()
+def tab(browser: Any, site_url: str) -> Iterator[Any]:
+    """The search's page, with nothing asked yet."""
+    context = browser.new_context()
+    context.set_default_timeout(120_000)
+    tab = context.new_page()
+    tab.goto(f"{site_url}search.html", wait_until="load")
     yield tab
-    tab.close()
+    context.close()
 
 
-def first_pages(tab: Any, site_url: str, query: str) -> list[str]:
-    tab.goto(f"{site_url}search.html?q={quote(query)}", wait_until="load")
-    links = tab.locator("#search-results ol.search > li > a").all()[:2]
-    return [str(link.get_attribute("href")) for link in links]
+def answer(tab: Any, query: str) -> tuple[list[str], float]:
+    """The first two pages for what is typed, and the milliseconds until they show."""
+    field = tab.locator(".bd-article-container input[name=q]")
+    results = tab.locator("#search-results")
+    taken = []
+    for _ in range(2):  # once may be long on a machine that is busy with something else
+        field.fill("")
+        field.fill(query)
+        summary = results.locator(".search-summary")
+        taken.append(float(summary.get_attribute("data-milliseconds")))
+    links = results.locator("ol.search > li > a").all()[:2]
+    return [str(link.get_attribute("href")) for link in links], min(taken)
 
 
-def test_queries_find_their_page_first_or_second(tab: Any, site_url: str) -> None:
-    missed, slowest = {}, 0.0
+def test_queries_find_their_page_first_or_second(tab: Any, told: list[str]) -> None:
+    missed, first, seconds = {}, 0, []
     for query, page in QUERIES.items():
-        found = first_pages(tab, site_url, query)
-        if not any(address.endswith(f"book/{page}.html") for address in found):
+        found, taken = answer(tab, query)
+        ends = [address.endswith(f"book/{page}.html") for address in found]
+        first += ends[:1] == [True]
+        seconds.append(taken)
+        if not any(ends):
             missed[query] = found
-        summary = tab.locator(".search-summary")
-        slowest = max(slowest, float(summary.get_attribute("data-milliseconds")))
-    hits = len(QUERIES) - len(missed)
-    print(f"{hits} of {len(QUERIES)} queries, the slowest in {slowest} ms")
+    told.append(
+        f"search: {len(QUERIES) - len(missed)} of {len(QUERIES)} queries find their "
+        f"page first or second ({first} first), the slowest in {max(seconds):.0f} ms"
+    )
     assert missed == {}
+    assert max(seconds) < 200
+
+
+def test_asked_from_any_page_and_shared_by_its_address(tab: Any, site_url: str) -> None:
+    page = tab.context.new_page()
+    page.goto(f"{site_url}book/glossary.html", wait_until="load")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("引用计数")
+    page.keyboard.press("Enter")
+    link = page.locator("#search-results ol.search > li > a").first
+    link.wait_for()
+    assert page.url.endswith(f"search.html?q={quote('引用计数')}")
+    assert link.get_attribute("href").endswith("book/garbage_collection.html")
+    link.click()
+    page.wait_for_url("**/book/garbage_collection.html")
+    page.close()
+
+
+def test_what_is_nowhere_is_said_so(tab: Any) -> None:
+    tab.locator(".bd-article-container input[name=q]").fill("xyzzyqwv")
+    assert "No page" in tab.locator(".search-summary").inner_text()

@@ -1,0 +1,48 @@
+"""Lighthouse: at least 95 of 100 in all four categories. Needs Chromium and Node.js."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "_build" / "html"
+TOOL = ROOT / "node_modules" / "lighthouse" / "cli" / "index.js"
+GOOD = 95
+FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking"
+
+
+def heaviest() -> str:
+    pages = (SITE / "book").glob("*.html")
+    return f"book/{max(pages, key=lambda file: file.stat().st_size, default=SITE).name}"
+
+
+def scores_of(chromium: str, address: str, report: Path) -> dict[str, int]:
+    command = ["node", str(TOOL), address, "--quiet", "--preset=desktop"]
+    command += ["--output=json", f"--output-path={report}", f"--chrome-flags={FLAGS}"]
+    command += ["--max-wait-for-load=120000"]
+    environment = {**os.environ, "CHROME_PATH": chromium}
+    subprocess.run(command, env=environment, check=True, timeout=480)
+    categories = json.loads(report.read_text(encoding="utf-8"))["categories"]
+    return {name: round(100 * each["score"]) for name, each in categories.items()}
+
+
+@pytest.mark.skipif(
+    not TOOL.is_file(), reason="no Lighthouse: install Node.js 18 or later"
+)
+@pytest.mark.parametrize("name", ["book/index.html", "book/glossary.html", heaviest()])
+def test_lighthouse(
+    chromium: str, site_url: str, name: str, tmp_path: Path, told: list[str]
+) -> None:
+    # It measures seconds: a machine that is busy with something else may try again.
+    for attempt in range(3):
+        report = tmp_path / f"report{attempt}.json"
+        scores = scores_of(chromium, site_url + name, report)
+        if min(scores.values()) >= GOOD:
+            break
+    told.append(f"Lighthouse, {name}: {scores}")
+    assert min(scores.values()) >= GOOD, report
