@@ -59,11 +59,10 @@ def linear_attention(
             features), "efficient" (of the keys over the tokens), "taylor" (1 + cos),
             "favor+", or a `FeatureMap`.
         causal: query i sees the keys 0..i, and whatever `initial_state` holds.
-        form: how it is computed, not what: "quadratic", "recurrent", "chunked",
-            "scan", or "auto", the cheaper of quadratic and chunked.
+        form: how, not what: "quadratic", "recurrent", "chunked", "scan", or "auto",
+            the cheaper of quadratic and chunked.
         chunk_size: tokens per chunk, of "chunked".
-        normalize: divide by the sum of the weights. A row whose weights sum to
-            exactly 0 gives 0.
+        normalize: divide by the sum of the weights; where that is 0, give 0.
         initial_state: a `State` from an earlier piece of the sequence.
         return_state: give the state after the last key, too.
 
@@ -81,11 +80,8 @@ def linear_attention(
     check_choice("form", form, ("auto", *RUN))
     check_chunk_size(chunk_size)
     phi = resolve(feature_map, query.shape[-1])
-    if not phi.tokenwise and (causal or initial_state is not None or return_state):
-        raise ValueError(
-            "feature_map: the features of a key depend on all keys, also later ones; "
-            "allowed are tokenwise maps with causal, initial_state or return_state"
-        )
+    if causal or initial_state is not None or return_state:
+        _check_tokenwise(phi)
     query, key = phi.query(query), phi.key(key)
     if form == "auto":
         form = cheaper_form(query, value, causal=causal, chunk_size=chunk_size)
@@ -99,9 +95,16 @@ def linear_attention(
     out, total = out[..., :-1], out[..., -1:]
     if normalize:
         out = out / total.masked_fill(total == 0, 1)
-    if return_state:
-        return out, State(state[..., :-1], state[..., -1])
-    return out
+    last = State(state[..., :-1], state[..., -1])
+    return (out, last) if return_state else out
+
+
+def _check_tokenwise(phi: FeatureMap) -> None:
+    if not phi.tokenwise:
+        raise ValueError(
+            "feature_map: the features of a key depend on all keys, also later ones; "
+            "allowed are tokenwise maps with causal, initial_state or return_state"
+        )
 
 
 def cheaper_form(query: Tensor, value: Tensor, *, causal: bool, chunk_size: int) -> str:

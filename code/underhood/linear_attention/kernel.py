@@ -14,6 +14,27 @@ import triton.language as tl
 
 
 @triton.jit
+def tile_pointers(pointer, row, column, length, width):
+    """Pointers to a matrix of (length, width), and which of them are inside."""
+    inside = (row[:, None] < length) & (column[None, :] < width)
+    return pointer + row[:, None] * width + column[None, :], inside
+
+
+@triton.jit
+def load_tile(pointer, row, column, length, width):
+    """A tile, (rows, columns); what lies outside is 0."""
+    pointers, inside = tile_pointers(pointer, row, column, length, width)
+    return tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_tile(pointer, row, column, length, width, tile):
+    """Write a tile where it is inside."""
+    pointers, inside = tile_pointers(pointer, row, column, length, width)
+    tl.store(pointers, tile.to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def chunked_forward(
     query_ptr, key_ptr, value_ptr, out_ptr,
     memory_ptr, normalizer_ptr, last_memory_ptr, last_normalizer_ptr,
@@ -23,7 +44,7 @@ def chunked_forward(
     CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Grid: (blocks of value_dim, batch * heads). All tensors are contiguous."""
-    columns = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)[None, :]
+    columns = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     batch_head = tl.program_id(1).to(tl.int64)  # a large offset needs 64 bits
     rows = tl.arange(0, CHUNK)
     features = tl.arange(0, BLOCK_M)
@@ -31,12 +52,11 @@ def chunked_forward(
     key_ptr += batch_head * length * num_features
     value_ptr += batch_head * length * value_dim
     out_ptr += batch_head * length * value_dim
+    memory_ptr += batch_head * num_features * value_dim
+    last_memory_ptr += batch_head * num_features * value_dim
 
-    state_offsets = features[:, None] * value_dim + columns
-    state_offsets += batch_head * num_features * value_dim
-    state_inside = (features[:, None] < num_features) & (columns < value_dim)
+    memory = load_tile(memory_ptr, features, columns, num_features, value_dim)
     normalizer_offsets = batch_head * num_features + features
-    memory = tl.load(memory_ptr + state_offsets, mask=state_inside, other=0.0)
     normalizer = tl.load(
         normalizer_ptr + normalizer_offsets, mask=features < num_features, other=0.0
     )
@@ -53,13 +73,9 @@ def chunked_forward(
     for start in range(0, length, CHUNK):
         count = tl.minimum(length - start, CHUNK)  # the last chunk may be shorter
         tokens = start + rows
-        inside = (rows[:, None] < count) & (features[None, :] < num_features)
-        offsets = tokens[:, None] * num_features + features[None, :]
-        query = tl.load(query_ptr + offsets, mask=inside, other=0.0)
-        key = tl.load(key_ptr + offsets, mask=inside, other=0.0)
-        value_inside = (rows[:, None] < count) & (columns < value_dim)
-        value_offsets = tokens[:, None] * value_dim + columns
-        value = tl.load(value_ptr + value_offsets, mask=value_inside, other=0.0)
+        query = load_tile(query_ptr, tokens, features, length, num_features)
+        key = load_tile(key_ptr, tokens, features, length, num_features)
+        value = load_tile(value_ptr, tokens, columns, length, value_dim)
 
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * between
         older = query.to(tl.float32) * since_start[:, None]
@@ -68,8 +84,7 @@ def chunked_forward(
         if NORMALIZE:
             total = tl.sum(scores, 1) + tl.sum(older * normalizer[None, :], 1)
             acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-        out = acc.to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + value_offsets, out, mask=value_inside)
+        store_tile(out_ptr, tokens, columns, length, value_dim, acc)
 
         until_end = tl.exp2(tl.maximum(count - 1 - rows, 0) * log2_decay)
         kept = key.to(tl.float32) * until_end[:, None]
@@ -80,7 +95,7 @@ def chunked_forward(
         memory = memory * shrink + update
         normalizer = normalizer * shrink + tl.sum(kept, 0)
 
-    tl.store(last_memory_ptr + state_offsets, memory, mask=state_inside)
+    store_tile(last_memory_ptr, features, columns, num_features, value_dim, memory)
     # Each block of columns has the same normalizer: the first one writes it.
     first = (features < num_features) & (tl.program_id(0) == 0)
     tl.store(last_normalizer_ptr + normalizer_offsets, normalizer, mask=first)
