@@ -39,6 +39,7 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 sys.path.insert(0, str(ROOT / "code"))
 
+import triton  # noqa: E402
 from flash_attention_checks import CASES, check  # noqa: E402
 
 from underhood.flash_attention import flash_attention, kernel  # noqa: E402
@@ -122,8 +123,6 @@ def milliseconds(run: Callable[[], Any]) -> float:
         start = time.perf_counter()
         run()
         return 1e3 * (time.perf_counter() - start)
-    import triton
-
     return float(triton.testing.do_bench(run, warmup=15, rep=60, return_mode="median"))
 
 
@@ -297,8 +296,6 @@ def record(seconds: float, lengths: list[int], in_workers: bool) -> dict[str, An
                     rows += measure(length, head_dim, dtype)
             say(f"{dtype}, head_dim {head_dim}")
     name = torch.cuda.get_device_name() if CUDA else platform.machine()
-    import triton
-
     return {
         "device": name,
         "versions": {
@@ -339,9 +336,7 @@ def main() -> None:
     elif CUDA:
         result = record(given.seconds, LENGTHS, in_workers=True)
     else:
-        raise SystemExit(
-            "no GPU here: nothing can be timed (--smoke FILE goes through)"
-        )
+        raise SystemExit("no GPU here: nothing to time (--smoke FILE goes through)")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
