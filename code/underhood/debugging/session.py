@@ -70,15 +70,7 @@ def run_pdb(
     with tempfile.TemporaryDirectory() as home:
         child = _Child(command_line, folder, _environment(env, home), timeout)
         try:
-            opening, prompt = child.read()
-            exchanges = []
-            for command in commands:
-                if prompt is None:
-                    break
-                child.write(command)
-                output, following = child.read()
-                exchanges.append(Exchange(prompt, command, output))
-                prompt = following
+            opening, exchanges, prompt = _converse(child, commands)
             ending = child.ending(prompt)
         finally:
             child.end()
@@ -92,6 +84,22 @@ def run_pdb(
         ending=ending,
         returncode=child.returncode if ending == "exit" else None,
     )
+
+
+def _converse(
+    child: _Child, commands: Sequence[str]
+) -> tuple[str, list[Exchange], str | None]:
+    """The opening, each exchange, and the prompt that no command answered."""
+    opening, prompt = child.read()
+    exchanges = []
+    for command in commands:
+        if prompt is None:
+            break
+        child.write(command)
+        output, following = child.read()
+        exchanges.append(Exchange(prompt, command, output))
+        prompt = following
+    return opening, exchanges, prompt
 
 
 def write_script(folder: str | Path, name: str, source: str) -> Path:
