@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 
 BLUE, ORANGE, GREEN, PURPLE = "#3d85c6", "#d9762b", "#2e9e6b", "#b565c2"
 BOX_WIDTH, BOX_HEIGHT, STEP = 172, 32, 50
+EMBED = [("embedding · √d", PURPLE), ("+ positions", PURPLE)]
+NORM, FEED_FORWARD = ("add, then norm", GREEN), ("feed-forward", ORANGE)
+ENCODER = [*EMBED, ("self-attention", BLUE), NORM, FEED_FORWARD, NORM]
+DECODER = [
+    *EMBED,
+    ("causal self-attention", BLUE),
+    NORM,
+    ("attention to memory", BLUE),
+    NORM,
+    FEED_FORWARD,
+    NORM,
+    ("embeddingᵀ, softmax", PURPLE),
+]
 
 
 @dataclass
@@ -46,33 +59,8 @@ def draw_transformer() -> str:
     """The encoder–decoder as SVG: what feeds what, read from the bottom up."""
     left, right, bottom = 30, 330, 480
     drawing = _Drawing()
-    encoder = drawing.column(
-        left,
-        bottom,
-        [
-            ("embedding · √d", PURPLE),
-            ("+ positions", PURPLE),
-            ("self-attention", BLUE),
-            ("add, then norm", GREEN),
-            ("feed-forward", ORANGE),
-            ("add, then norm", GREEN),
-        ],
-    )
-    decoder = drawing.column(
-        right,
-        bottom,
-        [
-            ("embedding · √d", PURPLE),
-            ("+ positions", PURPLE),
-            ("causal self-attention", BLUE),
-            ("add, then norm", GREEN),
-            ("attention to memory", BLUE),
-            ("add, then norm", GREEN),
-            ("feed-forward", ORANGE),
-            ("add, then norm", GREEN),
-            ("embeddingᵀ, softmax", PURPLE),
-        ],
-    )
+    encoder = drawing.column(left, bottom, ENCODER)
+    decoder = drawing.column(right, bottom, DECODER)
     drawing.label(left + BOX_WIDTH // 2, bottom + 66, "source, as it is")
     drawing.label(right + BOX_WIDTH // 2, bottom + 66, "target, shifted right")
     top = decoder[-1]

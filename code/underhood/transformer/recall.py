@@ -111,7 +111,7 @@ def recall_accuracy(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     reader = READERS[name](size)
-    optimizer = torch.optim.Adam(reader.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(reader.parameters(), learning_rate, fused=True)
     for _ in range(updates):
         tokens, wanted = recall_batch(batch, distance, generator)
         loss = F.cross_entropy(reader(tokens), wanted)

@@ -62,7 +62,9 @@ def train(
         raise ValueError(f"warmup: got {warmup}; allowed is 0 < warmup < steps")
     generator = torch.Generator().manual_seed(seed)
     lengths = (source != model.padding).sum(dim=1)
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.Adam(
+        model.parameters(), learning_rate, betas=(0.9, 0.98), fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: warmup_then_linear(done + 1, steps, warmup)
     )
