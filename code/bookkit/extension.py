@@ -87,6 +87,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-resolved", _fill_in)
     app.connect("html-collect-pages", listing.source_pages)
     app.connect("html-page-context", _preload_fonts)
+    app.connect("html-page-context", _without_idle_scripts, priority=900)
     app.connect("html-page-context", live.add_scripts)
     app.connect("builder-inited", live.announce)
     app.connect("build-finished", _finish)
@@ -281,6 +282,18 @@ def _preload_fonts(
         link = '<link rel="preload" as="font" type="font/woff2" crossorigin href="'
         link += context["pathto"](f"_static/{font}", resource=True) + '">'
         context["metatags"] = context.get("metatags", "") + link
+
+
+def _without_idle_scripts(
+    app: Any, pagename: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """MathJax weighs as much as the rest of a page: only where there are formulas."""
+    if 'class="math' not in context.get("body", ""):
+        context["script_files"] = [
+            script
+            for script in context.get("script_files", [])
+            if "mathjax/" not in str(getattr(script, "filename", ""))
+        ]
 
 
 def _finish(app: Any, exception: Exception | None) -> None:

@@ -26,12 +26,16 @@ BUILD = ROOT / "_build"
 LISTING = re.compile(r"^[:~`]{3,}\{listing\} (\S+)\n((?::[\w-]+:.*\n)*)", re.MULTILINE)
 CLICK_ALL = """
 async (selector) => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  const calm = document.createElement("style");
+  calm.textContent = "* { transition: none !important; animation: none !important; }";
+  document.head.append(calm);
   const copied = [];
   for (const button of document.querySelectorAll(selector)) {
     await navigator.clipboard.writeText("nothing was copied");
     button.click();
     let text = "nothing was copied";
-    for (let tries = 0; tries < 2000 && text === "nothing was copied"; tries++) {
+    for (let tries = 0; tries < 400 && text === "nothing was copied"; tries++) {
       await new Promise((done) => setTimeout(done, 5));
       text = await navigator.clipboard.readText();
     }
@@ -52,8 +56,9 @@ def chapters() -> list[str]:
 
 @pytest.fixture(scope="module")
 def tab(browser: Any) -> Iterator[Any]:
-    context = browser.new_context()
-    context.set_default_timeout(120_000)
+    # A small window: after each click the browser draws it anew.
+    context = browser.new_context(viewport={"width": 400, "height": 200})
+    context.set_default_timeout(300_000)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     yield context.new_page()
     context.close()
