@@ -63,7 +63,7 @@ def reach(page: Any, selector: str) -> Any:
     return element
 
 
-@pytest.mark.parametrize("name", ["book/inheritance.html", "book/claims.html"])
+@pytest.mark.parametrize("name", ["book/inheritance.html", "search.html?q=attention"])
 def test_tab_reaches_all_and_shows_where_it_is(
     page: Any, site_url: str, name: str, told: list[str]
 ) -> None:
