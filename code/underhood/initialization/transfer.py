@@ -44,15 +44,17 @@ class Adam:
         """One step. rates: (models,)."""
         self.count += 1
         beta1, beta2 = self.betas
+        bias1, bias2 = 1 - beta1**self.count, math.sqrt(1 - beta2**self.count)
         for name, parameter in self.parameters.items():
             gradient, mean = gradients[name], self.mean[name]
             square = self.square[name]
-            mean.mul_(beta1).add_(gradient, alpha=1 - beta1)
+            mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            root = (square / (1 - beta2**self.count)).sqrt_().add_(self.eps)
-            size = rates * self.factors[name] / (1 - beta1**self.count)
+            # The corrections go to the scalars: each pass over the tensors costs.
+            root = square.sqrt().add_(self.eps * bias2)
+            size = rates * self.factors[name] * bias2 / bias1
             size = size.view(-1, *[1] * (parameter.ndim - 1))  # (models, 1, ...)
-            parameter.sub_(root.reciprocal_().mul_(mean).mul_(size))
+            parameter.addcmul_(torch.div(mean, root, out=root), size, value=-1)
 
 
 def train_together(
