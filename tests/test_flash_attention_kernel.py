@@ -385,7 +385,7 @@ VARIANTS: list[tuple[int, str, int, dict[str, Any]]] = [
     (90, "bfloat16", 128, {"causal": True, "window": (256, 0), "key_heads": 1}),
     (90, "float16", 200, {"key_lengths": True, "alibi_slopes": True, "softcap": 30.0}),
     (80, "float16", 128, {"causal": True}),
-    (90, "float32", 64, {"backward": False}),
+    (90, "float32", 64, {}),
 ]
 
 
@@ -396,7 +396,7 @@ def test_the_kernels_compile_ahead_of_time(
     from underhood.flash_attention import compile_kernels
 
     found = compile_kernels(capability, dtype, head_dim, **options)
-    assert len(found) == (1 if options.get("backward") is False else 3)
+    assert len(found) == 3
     limit = {80: 163, 90: 227}[capability] * 1024
     tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability]
     other = {80: "wgmma", 90: "mma.sync"}[capability]
@@ -407,5 +407,7 @@ def test_the_kernels_compile_ahead_of_time(
         assert each["ex2"] > 0, name
         assert each["atom"] == 0, name  # nothing is summed in an order of chance
         # The two sums of dK and dV leave little room beside a window's three parts.
-        if capability == 90 and head_dim <= 128 and dtype != "float32":
+        if dtype == "float32":  # its operands stand in registers, so tiles are small
+            assert each["spilled"] == 0, name
+        elif capability == 90 and head_dim <= 128:
             assert each["spilled"] <= (256 if name == "attention_dkdv" else 0), name

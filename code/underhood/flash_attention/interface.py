@@ -44,22 +44,20 @@ def flash_attention(
         softmax_scale: positive; by default 1 / sqrt(head_dim).
         window: (left, right), how many keys before and after its place a query sees;
             -1 is no limit. `causal` sets right to 0.
-        key_lengths: (batch,), int: only so many keys of a sequence count, and its
-            queries stand at the last of those, as in a partly filled cache. What lies
-            beyond is not read. A padded batch that is `causal` needs no lengths.
-            (batch, key_heads) gives each key head its own.
+        key_lengths: (batch,) or (batch, key_heads), int: only so many keys count, and
+            the queries stand at the last of those, as in a partly filled cache; what
+            lies beyond is not read. A padded batch that is `causal` needs none.
         alibi_slopes: (heads,) or (batch, heads): slope * distance is taken off.
         softcap: c > 0 makes scores c * tanh(scores / c), before ALiBi; 0 is none.
-        return_lse: also return the logsumexp of each row of scores: natural log,
-            (batch, heads, query_length), at least float32; -inf where a row sees
-            nothing. It has gradients, too.
-        backend: "reference" is the formula, "tiled" FlashAttention in PyTorch, and
-            "triton" the kernel: head_dim 16 to 256, float16, float32, on a GPU also
-            bfloat16. "auto" takes the kernel for CUDA tensors that it can do, "tiled"
-            otherwise.
+        return_lse: also return the logsumexp of each row of scores.
+        backend: "reference" is the formula, "tiled" FlashAttention in PyTorch, "triton"
+            the kernel (head_dim 16 to 256; float16, float32, on a GPU also bfloat16).
+            "auto" takes the kernel for CUDA tensors that it can do, else "tiled".
 
     Returns:
-        The output, shape and dtype of `query`; with `return_lse` (output, lse).
+        The output, shape and dtype of `query`; with `return_lse` (output, lse), lse
+        (batch, heads, query_length), natural log, at least float32, differentiable;
+        -inf where a row sees nothing.
 
     Raises:
         ValueError, TypeError: an argument is not as above.
@@ -68,38 +66,43 @@ def flash_attention(
     Source: Dao 2023 (arXiv:2307.08691); masks and biases are those of flash-attn 2.6.
     """
     _check_shapes(query, key, value)
-    if softmax_scale is None:
-        softmax_scale = 1 / math.sqrt(query.shape[-1])
-    if not (softmax_scale > 0 and math.isfinite(softmax_scale)):
-        raise ValueError(f"softmax_scale: got {softmax_scale}; it must be positive")
-    if not (softcap >= 0 and math.isfinite(softcap)):
-        raise ValueError(f"softcap: got {softcap}; it must be positive, or 0 for none")
-    if len(window) != 2 or any(int(side) != side or side < -1 for side in window):
-        raise ValueError(
-            f"window: got {window}; needed are two numbers, each -1 or more"
-        )
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: got {backend!r}, allowed are {BACKENDS}")
+    _check_window_and_softcap(window, softcap)
     options: dict[str, Any] = {
         "causal": causal,
-        "softmax_scale": softmax_scale,
+        "softmax_scale": _checked_scale(softmax_scale, query),
         "window": (int(window[0]), int(window[1])),
         "alibi_slopes": _checked_slopes(alibi_slopes, query),
         "softcap": float(softcap),
     }
     lengths = _checked_lengths(key_lengths, key)
-    if backend == "triton":
-        _check_kernel_can(query)
-    elif backend == "auto":
-        backend = _best_backend(query)
+    output, lse = _attend(_chosen(backend, query), query, key, value, lengths, options)
+    return (output, lse) if return_lse else output
+
+
+def _attend(
+    backend: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Output and logsumexp; only the kernel knows of lengths, the others loop."""
     attend = _function_of(backend)
     if lengths is None:
-        output, lse = attend(query, key, value, **options)
-    elif backend == "triton":
-        output, lse = attend(query, key, value, key_lengths=lengths, **options)
-    else:
-        output, lse = _head_by_head(attend, query, key, value, lengths, options)
-    return (output, lse) if return_lse else output
+        return attend(query, key, value, **options)
+    if backend == "triton":
+        return attend(query, key, value, key_lengths=lengths, **options)
+    return _head_by_head(attend, query, key, value, lengths, options)
+
+
+def _chosen(backend: str, query: Tensor) -> str:
+    """Which of the backends it is; an error if it cannot do this."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, allowed are {BACKENDS}")
+    if backend == "triton":
+        _check_kernel_can(query)
+    return _best_backend(query) if backend == "auto" else backend
 
 
 def _function_of(backend: str) -> Attend:
@@ -176,6 +179,23 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(
             f"key: got shape {tuple(key.shape)}; for this query it must be "
             f"({batch}, a divisor of {heads}, length, {head_dim})"
+        )
+
+
+def _checked_scale(scale: float | None, query: Tensor) -> float:
+    if scale is None:
+        return 1 / math.sqrt(query.shape[-1])
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"softmax_scale: got {scale}; it must be positive")
+    return scale
+
+
+def _check_window_and_softcap(window: tuple[int, int], softcap: float) -> None:
+    if not (softcap >= 0 and math.isfinite(softcap)):
+        raise ValueError(f"softcap: got {softcap}; it must be positive, or 0 for none")
+    if len(window) != 2 or any(int(side) != side or side < -1 for side in window):
+        raise ValueError(
+            f"window: got {window}; needed are two numbers, each -1 or more"
         )
 
 

@@ -1,10 +1,7 @@
 """FlashAttention, forward and backward, in Triton, as an operator of PyTorch.
 
-This file needs torch and triton and nothing else: copy it into a project, and call
-`triton_attention`. A program of `attention_forward` or `attention_dq` holds a tile of
-queries and walks over keys; one of `attention_dkdv` holds keys and walks over queries.
-Each writes rows of its own: no atomics, equal bits in every run. After Dao 2023,
-arXiv:2307.08691, Algorithms 1 and 2.
+This file needs torch and triton alone: copy it into a project, call `triton_attention`.
+No atomics: equal bits in every run. After Dao 2023, arXiv:2307.08691, Algorithms 1, 2.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
@@ -26,6 +23,7 @@ Mode = namedtuple("Mode", "LEFT RIGHT SOFTCAP HEAD_DIM BLOCK_D BLOCK_Q BLOCK_K")
 
 @triton.jit
 def head_of(tensor, batch, head):
+    """Where a head begins, and its stride between rows."""
     pointer, stride = tensor
     return pointer + batch * stride[0] + head * stride[1], stride[2]
 
@@ -46,6 +44,7 @@ def load_tile(head, row, length, CHECK: tl.constexpr, MODE: tl.constexpr):
 
 @triton.jit
 def store_tile(head, row, length, tile, MODE: tl.constexpr):
+    """Write rows of a head, in its dtype; what lies outside is dropped."""
     dim = tl.arange(0, MODE.BLOCK_D)[None, :]
     pointers = head[0] + (row.to(tl.int64) * head[1])[:, None] + dim
     inside = (row[:, None] < length) & (dim < MODE.HEAD_DIM)
@@ -112,6 +111,7 @@ def gradients(scores, d_weights, lse, delta, position, column, facts,
 
 @triton.jit
 def find_head(batch_head, call):
+    """Its batch, head and key head, and the facts that shape its scores."""
     key_length, slope = call.key_length, None
     if call.lengths is not None:
         key_length = tl.load(call.lengths + batch_head // call.group)
@@ -133,6 +133,7 @@ def my_queries(call, MODE: tl.constexpr):
 
 @triton.jit
 def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
+    """Holds a tile of queries and walks over the keys; Algorithm 1."""
     top, batch_head = my_queries(call, MODE)
     batch, head, kv_head, facts = find_head(batch_head, call)
     query, out = head_of(query, batch, head), head_of(out, batch, head)
@@ -151,9 +152,8 @@ def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
             column = first + tl.arange(0, MODE.BLOCK_K)
             k = load_tile(key, column, key_length, part != 1, MODE)
             scores = tl.dot(q, k.T, input_precision="ieee")
-            scores, unit, _ = shape_scores(
-                scores, position, column[None, :], facts, part != 1, MODE
-            )
+            scores, unit, _ = shape_scores(scores, position, column[None, :], facts,
+                                           part != 1, MODE)  # fmt: skip
             # The maximum is scaled, not the scores: one FMA for each of them.
             new_max = tl.maximum(row_max, tl.max(scores, 1) * unit)
             shift = new_max
@@ -166,7 +166,6 @@ def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
             acc = acc * rescale[:, None]
             v = load_tile(value, column, key_length, part != 1, MODE)
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
-
     # A row that sees nothing has the sum 0: its output is 0, its lse -inf.
     row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)
     lse = (row_max + tl.log2(row_sum)) / LOG2_E
@@ -177,6 +176,7 @@ def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
 @triton.jit
 def attention_dq(query, key, value, out, lses, d_out, d_lses, deltas, d_query,
                  call, MODE: tl.constexpr):  # fmt: skip
+    """As the forward pass, with the weights computed again; also writes delta."""
     top, batch_head = my_queries(call, MODE)
     batch, head, kv_head, facts = find_head(batch_head, call)
     key, value = head_of(key, batch, kv_head), head_of(value, batch, kv_head)
@@ -202,8 +202,7 @@ def attention_dq(query, key, value, out, lses, d_out, d_lses, deltas, d_query,
             v = load_tile(value, column, key_length, part != 1, MODE)
             scores = tl.dot(q, k.T, input_precision="ieee")
             d_weights = tl.dot(do, v.T, input_precision="ieee")
-            _, d_scores = gradients(
-                scores, d_weights, lse[:, None], delta[:, None],
+            _, d_scores = gradients(scores, d_weights, lse[:, None], delta[:, None],
                 position[:, None], column[None, :], facts, part != 1, MODE)  # fmt: skip
             dq = tl.dot(d_scores.to(k.dtype), k, dq, input_precision="ieee")
     store_tile(head_of(d_query, batch, head), row, length, dq * call.scale, MODE)
@@ -240,8 +239,7 @@ def attention_dkdv(query, key, value, lses, d_out, deltas, d_key, d_value,
                 delta = tl.load(deltas + stat, mask=inside, other=0.0)
                 scores = tl.dot(k, q.T, input_precision="ieee")
                 d_weights = tl.dot(v, do.T, input_precision="ieee")
-                p, ds = gradients(
-                    scores, d_weights, lse[None, :], delta[None, :],
+                p, ds = gradients(scores, d_weights, lse[None, :], delta[None, :],
                     (row + offset)[None, :], column[:, None], facts,
                     part != 1, MODE)  # fmt: skip
                 dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
@@ -261,12 +259,14 @@ CONFIGS = {
 
 
 def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
+    """Run one of the kernels, in tiles that suit head_dim and dtype."""
     (batch, heads, query_length, head_dim), dtype = tensors[0].shape, tensors[0].dtype
     kv_heads, key_length = tensors[1].shape[1:3]
     block_d = triton.next_power_of_2(head_dim)
     block_q, block_k, num_warps, num_stages = CONFIGS[kernel][max(64, block_d)]
     if dtype == torch.float32:  # no tensor core multiplies it at full precision
-        block_q, block_k, num_stages = min(block_q, 64), min(block_k, 64), 1
+        side, num_warps, num_stages = max(16, min(32, 2048 // block_d)), 8, 1
+        block_q, block_k = min(block_q, side), min(block_k, side)
     block_q = min(block_q, max(16, triton.next_power_of_2(query_length)))
     programs = batch * heads * triton.cdiv(query_length, block_q)
     if kernel is attention_dkdv:
@@ -285,14 +285,14 @@ def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
 def forward_op(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None,
                slopes: Tensor | None, scale: float, left: int, right: int,
                softcap: float) -> tuple[Tensor, Tensor]:  # fmt: skip
-    out, lse = empty_outputs(query)
+    out, lse = _empty_outputs(query)
     tensors = query, key, value, out, lse
     launch(attention_forward, tensors, lengths, slopes, scale, left, right, softcap)
     return out, lse
 
 
 @forward_op.register_fake
-def empty_outputs(query, *others):
+def _empty_outputs(query, *others):
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     return torch.empty_like(query), lse
 
@@ -302,7 +302,7 @@ def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Ten
                 d_out: Tensor, d_lse: Tensor, lengths: Tensor | None,
                 slopes: Tensor | None, scale: float, left: int, right: int,
                 softcap: float) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dq, dk, dv = empty_gradients(query, key, value)
+    dq, dk, dv = _empty_gradients(query, key, value)
     delta, rest = torch.empty_like(lse), (lengths, slopes, scale, left, right, softcap)
     launch(attention_dq, (query, key, value, out, lse, d_out, d_lse, delta, dq), *rest)
     launch(attention_dkdv, (query, key, value, lse, d_out, delta, dk, dv), *rest)
@@ -310,23 +310,23 @@ def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Ten
 
 
 @backward_op.register_fake
-def empty_gradients(query, key, value, *others):
+def _empty_gradients(query, key, value, *others):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def keep(ctx, inputs, output):
+def _keep(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:3], *output, *inputs[3:5])
     ctx.numbers = inputs[5:]
 
 
-def backward(ctx, d_out, d_lse):
+def _backward(ctx, d_out, d_lse):
     *tensors, lengths, slopes = ctx.saved_tensors
     d_out = d_out if d_out.stride(-1) == 1 else d_out.contiguous()
     tensors += d_out, d_lse.contiguous()
     return *backward_op(*tensors, lengths, slopes, *ctx.numbers), *[None] * 6
 
 
-forward_op.register_autograd(backward, setup_context=keep)
+forward_op.register_autograd(_backward, setup_context=_keep)
 
 
 def triton_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False,
