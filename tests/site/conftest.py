@@ -57,7 +57,7 @@ def chromium() -> str:
     names = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"]
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        pytest.skip("no Chromium on the PATH (Debian: apt install chromium-headless-shell)")
+        pytest.skip("no Chromium: apt install chromium-headless-shell, or chromium")
     return found
 
 

@@ -68,7 +68,7 @@ def test_tab_reaches_all_and_shows_where_it_is(
     page: Any, site_url: str, name: str, told: list[str]
 ) -> None:
     page.goto(site_url + name, wait_until="load")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_selector(".theme-switch-button", state="attached")
     page.evaluate(WATCH_FOCUS)
     links = page.evaluate("document.querySelectorAll('*').length")
     for _ in range(links):  # more than there can be: a trap ends here
@@ -85,7 +85,7 @@ def test_tab_reaches_all_and_shows_where_it_is(
 
 def test_keys_do_what_a_mouse_does(page: Any, site_url: str) -> None:
     page.goto(f"{site_url}book/inheritance.html", wait_until="load")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_selector(".theme-switch-button", state="attached")
     page.keyboard.press("Tab")
     assert focused(page, "return it.textContent") == "Skip to main content"
     page.keyboard.press("Enter")

@@ -86,16 +86,6 @@ READ_CELLS = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def told(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """Lines for the terminal, when all is done."""
-    lines: list[str] = []
-    yield lines
-    plugins = request.config.pluginmanager
-    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
-        plugins.get_plugin("terminalreporter").write_line("\n" + "\n".join(lines))
-
-
 @contextmanager
 def opened(browser: Any, address: str, site_url: str) -> Iterator[Any]:
     """A page; afterwards, it has asked the site alone, and Python came from there."""
