@@ -176,10 +176,15 @@ def plain(evidence: str) -> str:
     return re.sub(r"(^| · )(recorded|cited): .*", "", evidence)
 
 
+def unfocused(markup: str) -> str:
+    """Without what the theme notes on boxes that scroll, whenever it comes to it."""
+    return re.sub(r' (data-)?tabindex="-?\d"', "", markup)
+
+
 def test_edit_stop_fail_and_reset(browser: Any, site_url: str) -> None:
     with opened(browser, f"{site_url}book/objects.html", site_url) as page:
         first = page.locator("div.cell").first
-        built = first.locator(".cell_output").inner_html()
+        built = unfocused(first.locator(".cell_output").inner_html())
         status = page.locator(".live-status")
 
         first.get_by_role("button", name="Edit").click()
@@ -210,13 +215,13 @@ def test_edit_stop_fail_and_reset(browser: Any, site_url: str) -> None:
 
         page.get_by_role("button", name="Reset the page").click()
         assert first.locator("textarea").count() == 0
-        assert output.inner_html() == built
+        assert unfocused(output.inner_html()) == built
         second.get_by_role("button", name="Run").click()
         second.get_by_text("ran after the 1 above").wait_for()
         assert second.locator(".cell_output .claim").count() > 0
         second.get_by_role("button", name="Run").click()  # claims may be said again
         second.get_by_text("ran", exact=True).wait_for()
-        assert output.inner_html() == built
+        assert unfocused(output.inner_html()) == built
 
 
 def test_other_chapters_lead_to_the_notebook(pages: dict[str, Any]) -> None:
