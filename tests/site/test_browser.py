@@ -107,7 +107,7 @@ class Seen:
     strangers: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     math: dict[str, Any] = field(default_factory=dict)
-    requests: int = 0
+    files: list[str] = field(default_factory=list)
     weight: int = 0  # bytes of all bodies, as sent
     shift: float = 0.0
     width: int = 0  # of the document, everything unfolded
@@ -167,7 +167,7 @@ def look_at(page: Any, site_url: str, name: str) -> Seen:
     own = {url for url in asked if url.startswith(site_url)}
     noted.strangers = sorted(asked - own)
     files = {SITE / unquote(urlsplit(url).path).split("/", 2)[2] for url in own}
-    noted.requests = len(files)
+    noted.files = sorted(file.relative_to(SITE).as_posix() for file in files)
     noted.weight = sum(len(as_sent(file)) for file in files if file.is_file())
     return noted
 
@@ -233,11 +233,20 @@ def test_axe_finds_nothing(seen: Any, name: str, theme: str, width: int) -> None
     assert violations == []
 
 
+@on_every_page
+@in_both_views
+def test_every_icon_is_in_the_small_font(
+    seen: Any, name: str, theme: str, width: int
+) -> None:
+    asked = seen(name, theme, width).files
+    assert [file for file in asked if "fontawesome" in file] == []
+
+
 def test_pages_are_light(seen: Any, told: list[str]) -> None:
     """What a first visit fetches, with gzip, everything counted."""
     views = {name: seen(name, *WIDE) for name in PAGES}
     told += [
-        f"{view.weight / 1000:7.0f} kB in {view.requests} requests, "
+        f"{view.weight / 1000:7.0f} kB in {len(view.files)} requests, "
         f"shift {view.shift:.3f}: {name}"
         for name, view in sorted(views.items(), key=lambda item: -item[1].weight)
     ]
