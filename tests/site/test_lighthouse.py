@@ -43,8 +43,8 @@ def measure(chromium: str, address: str, report: Path) -> tuple[dict[str, int], 
 def test_lighthouse(
     chromium: str, site_url: str, name: str, tmp_path: Path, told: list[str]
 ) -> None:
-    # Performance is measured in seconds. A machine that is busy with something else may
-    # try again; where Lighthouse itself would warn of a slow one, it says nothing of us.
+    # Performance is measured in seconds. A busy machine may try again; where Lighthouse
+    # itself would warn of a slow one, they say nothing of the page.
     for attempt in range(3):
         report = tmp_path / f"report{attempt}.json"
         scores, speed = measure(chromium, site_url + name, report)
