@@ -31,8 +31,8 @@ MERGES = 1000
 AUTOENCODER: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
-    "latent_channels": 16,
-    "block_out_channels": [16, 32, 64, 64],  # 64 × 64 pixels, a latent of 8 × 8
+    "latent_channels": 32,
+    "block_out_channels": [16, 32, 64, 96],  # 64 × 64 pixels, a latent of 8 × 8
     "layers_per_block": 1,
     "norm_num_groups": 2,  # of 8 channels at least: smaller ones lose the color
     "sample_size": SIZE,

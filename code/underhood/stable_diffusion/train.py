@@ -58,7 +58,6 @@ def train_autoencoder(
 
     average = fit(objective, plan, place, folder / "autoencoder.safetensors", report)
     assert isinstance(average, AutoencoderObjective)
-    assert isinstance(average, AutoencoderObjective)
     return average.autoencoder
 
 
@@ -136,10 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=Path("_build/emoji"),
         help="for all that it writes",
     )
-    parser.add_argument("--autoencoder-steps", type=int, default=20_000)
+    parser.add_argument("--autoencoder-steps", type=int, default=9_000)
     parser.add_argument("--diffusion-steps", type=int, default=20_000)
     parser.add_argument("--autoencoder-batch", type=int, default=8)
-    parser.add_argument("--diffusion-batch", type=int, default=32)
+    parser.add_argument("--diffusion-batch", type=int, default=64)
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     emoji, place = load(), find_place()

@@ -150,7 +150,7 @@ class Run:
         self.objective, self.plan, self.place, self.path = objective, plan, place, path
         self.average = copy.deepcopy(objective).requires_grad_(False).eval()
         self.optimizer = torch.optim.Adam(
-            objective.parameters(), plan.learning_rate, betas=(0.9, 0.99)
+            objective.parameters(), plan.learning_rate, betas=(0.9, 0.99), fused=True
         )
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, float]] = []
