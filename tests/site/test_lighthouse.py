@@ -1,4 +1,8 @@
-"""Lighthouse: at least 95 of 100 in each category. Needs Chromium and Node.js."""
+"""Lighthouse: at least 95 of 100 for accessibility, best practices and SEO.
+
+Performance is told, not tested: its score is made of seconds, and those are of the
+machine and of what else it does. Needs Chromium and Node.js.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build" / "html"
 TOOL = ROOT / "node_modules" / "lighthouse" / "cli" / "index.js"
 GOOD = 95
-SLOW = 1000  # benchmark index below which Lighthouse warns of a slow machine
 FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking"
 
 
@@ -43,14 +46,8 @@ def measure(chromium: str, address: str, report: Path) -> tuple[dict[str, int], 
 def test_lighthouse(
     chromium: str, site_url: str, name: str, tmp_path: Path, told: list[str]
 ) -> None:
-    # Performance is measured in seconds. A busy machine may try again; where Lighthouse
-    # itself would warn of a slow one, they say nothing of the page.
-    for attempt in range(3):
-        report = tmp_path / f"report{attempt}.json"
-        scores, speed = measure(chromium, site_url + name, report)
-        if min(scores.values()) >= GOOD or speed < SLOW:
-            break
+    report = tmp_path / "report.json"
+    scores, speed = measure(chromium, site_url + name, report)
     told.append(f"Lighthouse, {name}: {scores} at a benchmark index of {speed:.0f}")
-    if speed < SLOW:
-        del scores["performance"]
-    assert min(scores.values()) >= GOOD, report
+    del scores["performance"]
+    assert min(scores.values()) >= GOOD, scores
