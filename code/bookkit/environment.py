@@ -81,7 +81,7 @@ def versions(app: Any) -> dict[str, str]:
         for cell in read_page(text).cells:
             names |= imported_names(parse_cell(cell.source))
     _, libraries = graph.reached_from(names)
-    return library_versions(libraries | TOOLS)
+    return library_versions(libraries | TOOLS, graph.cache_dir)
 
 
 def to_html(app: Any, from_page: str) -> str:

@@ -70,6 +70,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_config_value("bookkit_preload", [], "html")
     app.add_config_value("bookkit_live", [], "html")
     app.connect("config-inited", _note_static_files)
+    app.connect("config-inited", _cite_when_read)
     app.add_node(chapter.facts_node, html=chapter.AS_CONTAINER)
     app.add_directive("cards", cover.CardsDirective)
     app.add_directive("chapter", chapter.ChapterDirective)
@@ -103,6 +104,20 @@ def _without_thebe(app: Any) -> None:
     app.registry.css_files = [
         sheet for sheet in app.registry.css_files if sheet[0] != "sphinx-thebe.css"
     ]
+
+
+def _cite_when_read(app: Any, config: Any) -> None:
+    """Format the bibliography, which takes seconds, only if a page was read."""
+    listeners = app.events.listeners["env-updated"]
+    for place, listener in enumerate(listeners):
+        if listener.handler.__module__ == "sphinxcontrib.bibtex":
+
+            def when_read(
+                app: Any, env: Any, format_all: Any = listener.handler
+            ) -> Any:
+                return format_all(app, env) if app.bookkit_changed else []
+
+            listeners[place] = listener._replace(handler=when_read)
 
 
 def _note_static_files(app: Any, config: Any) -> None:

@@ -115,7 +115,8 @@ def chapter_key(page: Page, root: Path, code: CodeGraph) -> str:
             file.relative_to(root).as_posix(): _digest(file)
             for file in declared_files(page, root)
         },
-        "versions": library_versions(libraries) | declared_packages(page),
+        "versions": library_versions(libraries, code.cache_dir)
+        | declared_packages(page),
         "python": sys.version,
         "device": device(),
     }
@@ -143,18 +144,32 @@ def declared_packages(page: Page) -> dict[str, str]:
         raise MissingData(f"bookkit packages: {error} is not installed") from error
 
 
-def library_versions(names: set[str]) -> dict[str, str]:
+def library_versions(names: set[str], cache_dir: Path) -> dict[str, str]:
     """Versions of the distributions that provide the given top-level modules."""
     versions = {}
     for name in sorted(names - sys.stdlib_module_names):
-        for distribution in _distributions().get(name, []):
+        for distribution in _distributions(cache_dir).get(name, []):
             versions[distribution] = metadata.version(distribution)
     return versions
 
 
 @lru_cache(maxsize=1)
-def _distributions() -> Any:
-    return metadata.packages_distributions()
+def _distributions(cache_dir: Path) -> dict[str, list[str]]:
+    """The distributions by module; kept while the same ones are installed."""
+    folders = [Path(folder) for folder in sys.path]
+    installed = sorted(str(f) for each in folders for f in each.glob("*.dist-info"))
+    file = cache_dir / "distributions.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = {}
+    if kept.get("installed") != installed:
+        modules = metadata.packages_distributions()
+        kept = {"installed": installed, "modules": modules}
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(kept), encoding="utf-8")
+    found: dict[str, list[str]] = kept["modules"]
+    return found
 
 
 @lru_cache(maxsize=1)
