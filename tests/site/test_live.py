@@ -66,6 +66,9 @@ DIFFERENT = {
     "the objects are frozen, not freed": PROCESS,
     "a class made in a function is a cycle": CLASS,
     "gc.collect() returns them": PROCESS,
+    "500 new numbers barely move its first number": PROCESS,
+    "the innermost of a million nested lists": "CPython 3.14.2 overflows there",
+    "MonitoringDebugger gives the variables": "sys.monitoring came with 3.12",
 }
 
 READ_CELLS = """() => {
