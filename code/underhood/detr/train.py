@@ -196,6 +196,7 @@ def _append(log: Path, record: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=7800)
     parser.add_argument("--batch-size", type=int, default=32)

@@ -15,6 +15,7 @@ def box(x: float, y: float, width: float, height: float, color: str, label: str)
 
 
 def text(place: str, words: str, size: int = 14) -> str:
+    """Words, centered at the attributes `place`."""
     return (
         f'<text {place} text-anchor="middle" font-size="{size}" '
         f'fill="currentColor">{words}</text>'
@@ -22,6 +23,7 @@ def text(place: str, words: str, size: int = 14) -> str:
 
 
 def svg(width: int, height: int, parts: list[str]) -> str:
+    """A drawing of that size, in pixels, that shrinks with its page."""
     body = "".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '

@@ -83,6 +83,7 @@ def _linear(x: Tensor, layer: nn.Module, accumulator: torch.dtype) -> Tensor:
 
 
 def unscaled() -> LossScaler:
+    """A scaler that does nothing."""
     return LossScaler(1.0, dynamic=False)
 
 
@@ -185,6 +186,7 @@ def train(
 
 @torch.no_grad()
 def round_by_chance(masters: MasterWeights, chance: torch.Generator) -> None:
+    """Copy the masters to the BF16 weights, each rounded up or down by chance."""
     for parameter, master in zip(masters.parameters, masters.masters, strict=True):
         parameter.copy_(stochastic_bfloat16(master.detach(), chance))
 

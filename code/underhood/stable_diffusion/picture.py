@@ -11,6 +11,7 @@ WIDTH = 400
 
 
 def text(x: float, y: float, words: str, size: int = 12, anchor: str = "middle") -> str:
+    """Words at a point."""
     return (
         f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" font-size="{size}" '
         f'fill="currentColor">{words}</text>'
@@ -18,6 +19,7 @@ def text(x: float, y: float, words: str, size: int = 12, anchor: str = "middle")
 
 
 def box(x: float, y: float, width: float, height: float, color: str) -> str:
+    """A rounded rectangle."""
     return (
         f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{height:.0f}" '
         f'rx="4" fill="{color}" fill-opacity="0.2" stroke="{color}"/>'
@@ -25,6 +27,7 @@ def box(x: float, y: float, width: float, height: float, color: str) -> str:
 
 
 def arrow(x1: float, y1: float, x2: float, y2: float, dashed: bool = False) -> str:
+    """A line with a head at its end."""
     dash = ' stroke-dasharray="4 3"' if dashed else ""
     return (
         f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" '
@@ -33,6 +36,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float, dashed: bool = False) -> s
 
 
 def svg(height: float, parts: Sequence[str]) -> str:
+    """A drawing of that height, `WIDTH` wide."""
     head = (
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0 0 L8 4 L0 8 z" '
