@@ -12,7 +12,7 @@ BUILT := $(SITE)/.built
 SOURCES := $(shell find _config.yml _toc.yml book/ code/ benchmarks/results/ -name __pycache__ -prune -o -print)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book serve page check unit site-tests links test pins clean help
+.PHONY: book serve page check unit site-tests pdf links test pins clean help
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,7 +60,10 @@ unit: $(STAMP) $(NODE_STAMP) ## tests of the code, the claims, and the promises
 	$(BIN)/pytest tests --ignore=tests/site --numprocesses auto --dist worksteal
 
 site-tests: book $(NODE_STAMP) ## tests of the site that was built, in a browser too
-	$(BIN)/pytest tests/site --ignore=tests/site/test_copy.py -rs
+	$(BIN)/pytest tests/site -rs
+
+pdf: book ## the whole book in one file (wants Chromium)
+	@$(BIN)/python -m bookkit.printed
 
 links: $(STAMP) ## asks every address outside of the book; writes a report
 	@$(BIN)/jupyter-book build --quiet . --builder linkcheck; \

@@ -317,7 +317,7 @@ def tiny_run(folder, steps=4):
                         "layers_per_block": 1, "norm_num_groups": 2, "sample_size": 64},
         "TEXT_ENCODER": model.TEXT_ENCODER | {"hidden_size": 8, "intermediate_size": 8},
         "UNET": model.UNET | {"in_channels": 2, "out_channels": 2,
-                              "block_out_channels": [4, 8], "norm_num_groups": 2,
+                              "block_out_channels": [4, 8, 8], "norm_num_groups": 2,
                               "cross_attention_dim": 8, "attention_head_dim": 2},
         "MERGES": 5,
     }  # fmt: skip
@@ -586,14 +586,12 @@ def test_the_kept_model_paints_the_same_picture_from_the_same_seed(kept):
     assert not torch.equal(again, other)
 
 
-def test_the_kept_model_knows_a_face_from_other_things(emoji, kept):
-    """It is not finished: it knows the kind of a picture, not yet which one it is."""
-    faces = ["grinning face", "hugging face", "face with medical mask"]
-    others = ["squared cool", "tractor", "snowman"]
-    painted = model.paint(kept, faces, steps=20)
-    rows = [emoji.find(name) for name in faces + others]
-    distance = evaluate.distances(painted, emoji.images[rows])
-    assert distance.diagonal().max() < distance[:, 3:].min()
+def test_the_kept_model_paints_what_it_was_asked_for(emoji, kept):
+    """Of all emoji, the nearest is the prompt's own: by chance, for 1 in 1,405."""
+    own = emoji.training()[7::60]  # others than those of the chapter
+    painted = model.paint(kept, [emoji.captions[row] for row in own], steps=20)
+    distance = evaluate.distances(painted, emoji.images)
+    assert evaluate.top_k(distance, own, 1) > 0.9
 
 
 def test_diffusers_paints_the_same(kept):

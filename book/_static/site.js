@@ -14,16 +14,15 @@ document.addEventListener("DOMContentLoaded", () => {
   const logo = document.querySelector(".navbar-brand")?.closest(".sidebar-primary-item");
   logo?.setAttribute("role", "navigation");
   logo?.setAttribute("aria-label", "Home");
-  // What scrolls sideways can be reached and scrolled with the keyboard.
+  // What scrolls sideways can be reached and scrolled with the keyboard. An observer
+  // is told of a size when there is one; asking would make the browser lay out the page.
   const scrollers = ".table-scroll, .highlight pre, figure.picture, .source-file, .math";
-  const reach = () => {
-    for (const box of document.querySelectorAll(scrollers))
-      if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
-      else box.removeAttribute("tabindex");
-  };
-  reach();
-  addEventListener("load", reach);
-  addEventListener("resize", reach);
+  const sizes = new ResizeObserver((entries) => {
+    for (const { target } of entries)
+      if (target.scrollWidth > target.clientWidth + 1) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+  });
+  for (const box of document.querySelectorAll(scrollers)) sizes.observe(box);
   // A listing with the imports and definitions that it needs.
   for (const button of document.querySelectorAll(".copy-alone")) {
     const label = button.textContent;

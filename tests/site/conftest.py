@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 from site_server import Server
+
+from bookkit.printed import find_chromium
 
 SITE = Path(__file__).parents[2] / "_build" / "html"
 TOLD: list[str] = []
@@ -53,9 +54,7 @@ def chapters(pages: dict[str, BeautifulSoup]) -> dict[str, BeautifulSoup]:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of the machine's Chromium."""
-    # The first has no windows to draw, and is faster for it.
-    names = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"]
-    found = next(filter(None, map(shutil.which, names)), None)
+    found = find_chromium()
     if found is None:
         pytest.skip("no Chromium: apt install chromium-headless-shell, or chromium")
     return found

@@ -48,18 +48,23 @@ UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": AUTOENCODER["latent_channels"],
     "out_channels": AUTOENCODER["latent_channels"],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [64, 128],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [64, 128, 160],
     "layers_per_block": 1,
     "cross_attention_dim": TEXT_ENCODER["hidden_size"],
     "attention_head_dim": 4,
     "norm_num_groups": 16,
 }
-# ᾱ falls to exactly 0, so that sampling starts where training ended.
+# A latent of 2,048 numbers shows through much noise. At ᾱ = 0.03 it still tells which
+# picture it is, and the caption has nothing to add. This schedule is below that for two
+# fifths of its steps, the cosine for a tenth. ᾱ falls to exactly 0, so that sampling
+# starts where training ended.
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
-    "beta_schedule": "squaredcos_cap_v2",
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",

@@ -1,0 +1,64 @@
+"""The book as one document, for print: what is in it, and that it can be printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from pypdf import PdfReader
+
+from bookkit.printed import join, pages_of, print_to
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "_build" / "html"
+ADDRESS = "https://example.org/book/"
+
+
+def everything() -> list[str]:
+    return pages_of(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def document() -> BeautifulSoup:
+    return BeautifulSoup(join(SITE, everything(), ADDRESS), "html.parser")
+
+
+def test_every_chapter_is_in_it_once(document: BeautifulSoup) -> None:
+    titles = [each.get_text() for each in document.select("article h1")]
+    assert len(titles) == len(set(titles)) == len(everything()) >= 15
+    assert len(document.select("article:has(p.claim)")) == 12
+    counts = {
+        what: len(document.select(f"article {what}"))
+        for what in ("pre", "svg", "span.math", "button", "script", "details.hide")
+    }
+    assert min(counts[what] for what in ("pre", "svg", "span.math")) > 100, counts
+    assert counts["button"] == counts["script"] == counts["details.hide"] == 0, counts
+
+
+def test_links_stay_inside_or_lead_to_the_published_site(
+    document: BeautifulSoup,
+) -> None:
+    ids = [each["id"] for each in document.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    links = [each["href"] for each in document.select("article a[href]")]
+    inside = [link[1:] for link in links if link.startswith("#")]
+    assert len(inside) > 1000 and set(inside) <= set(ids)
+    outside = {link for link in links if not link.startswith("#")}
+    assert all(link.startswith(("https://", "http://", "mailto:")) for link in outside)
+    claims = [link for link in outside if link.startswith(ADDRESS + "book/claims")]
+    assert claims
+
+
+def test_chromium_prints_it(chromium: str, tmp_path: Path) -> None:
+    """Two pages of it: text, formulas, links between them, an outline."""
+    document, pdf = tmp_path / "two.html", tmp_path / "two.pdf"
+    document.write_text(join(SITE, ["book/debugging", "book/glossary"], ADDRESS))
+    print_to(pdf, document, SITE, chromium)
+    found = PdfReader(pdf)
+    text = "".join(page.extract_text() for page in found.pages)
+    assert "breakpoint" in text and "Glossary" in text
+    assert "Glossary" in [
+        entry.title for entry in found.outline if hasattr(entry, "title")
+    ]
