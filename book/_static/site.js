@@ -14,15 +14,27 @@ document.addEventListener("DOMContentLoaded", () => {
   const logo = document.querySelector(".navbar-brand")?.closest(".sidebar-primary-item");
   logo?.setAttribute("role", "navigation");
   logo?.setAttribute("aria-label", "Home");
-  // What scrolls sideways can be reached and scrolled with the keyboard. An observer
-  // is told of a size when there is one; asking would make the browser lay out the page.
+  // What scrolls sideways can be reached and scrolled with the keyboard. To ask for sizes
+  // makes the browser lay out what is far from the screen: a little at a time, when idle.
   const scrollers = ".table-scroll, .highlight pre, figure.picture, .source-file, .math";
-  const sizes = new ResizeObserver((entries) => {
-    for (const { target } of entries)
-      if (target.scrollWidth > target.clientWidth + 1) target.tabIndex = 0;
-      else target.removeAttribute("tabindex");
-  });
-  for (const box of document.querySelectorAll(scrollers)) sizes.observe(box);
+  const reach = (box) => {
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  };
+  const boxes = document.querySelectorAll(scrollers);
+  let asked = 0;
+  const whenIdle = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
+  const askOn = (idle) => {
+    while (asked < boxes.length) {
+      reach(boxes[asked++]);
+      if (!(idle?.timeRemaining() > 2)) break;
+    }
+    if (asked < boxes.length) whenIdle(askOn);
+    else document.documentElement.dataset.scrollers = "known";
+  };
+  const sizes = new ResizeObserver((changes) => changes.forEach(({ target }) => reach(target)));
+  for (const box of boxes) sizes.observe(box);
+  addEventListener("load", () => whenIdle(askOn));
   // A listing with the imports and definitions that it needs.
   for (const button of document.querySelectorAll(".copy-alone")) {
     const label = button.textContent;

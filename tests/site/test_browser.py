@@ -160,6 +160,7 @@ def look_at(page: Any, site_url: str, name: str) -> Seen:
     )
     assert theme == page.theme
     noted.width = page.evaluate(UNFOLD)
+    page.wait_for_selector("html[data-scrollers=known]")
     if AXE.is_file():
         noted.violations = run_axe(page, theme)
     noted.complaints = page.complaints[:]

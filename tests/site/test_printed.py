@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_links_stay_inside_or_lead_to_the_published_site(
     assert len(ids) == len(set(ids))
     links = [each["href"] for each in document.select("article a[href]")]
     inside = [link[1:] for link in links if link.startswith("#")]
-    assert len(inside) > 1000 and set(inside) <= set(ids)
+    assert len(inside) > 500 and set(inside) <= set(ids)
     outside = {link for link in links if not link.startswith("#")}
     assert all(link.startswith(("https://", "http://", "mailto:")) for link in outside)
     claims = [link for link in outside if link.startswith(ADDRESS + "book/claims")]
@@ -57,7 +58,8 @@ def test_chromium_prints_it(chromium: str, tmp_path: Path) -> None:
     """Two pages of it: text, formulas, links between them, an outline."""
     document, pdf = tmp_path / "two.html", tmp_path / "two.pdf"
     document.write_text(join(SITE, ["book/debugging", "book/glossary"], ADDRESS))
-    print_to(pdf, document, SITE, chromium)
+    with ThreadPoolExecutor() as pool:  # this thread has a Playwright of its own
+        pool.submit(print_to, pdf, document, SITE, chromium).result()
     found = PdfReader(pdf)
     text = "".join(page.extract_text() for page in found.pages)
     assert "breakpoint" in text and "Glossary" in text
