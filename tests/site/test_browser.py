@@ -159,6 +159,8 @@ def look_at(page: Any, site_url: str, name: str) -> Seen:
         "[window.shift, document.documentElement.dataset.theme]"
     )
     assert theme == page.theme
+    # As for a reader who has been everywhere on the page.
+    page.add_style_tag(content="* { content-visibility: visible !important; }")
     noted.width = page.evaluate(UNFOLD)
     page.wait_for_selector("html[data-scrollers=known]")
     if AXE.is_file():
