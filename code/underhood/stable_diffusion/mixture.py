@@ -49,8 +49,10 @@ class GaussianMixture:
         """
         means = self._means(label)
         variance = alpha**2 * self.std**2 + sigma**2
-        squares = torch.cdist(x.double(), alpha * means) ** 2  # (batch, k)
-        share = (-squares / (2 * variance)).softmax(dim=-1)
+        # -|x - alpha · mean|² / 2 without |x|² / 2, which is the same for all means.
+        lengths = alpha * torch.linalg.vector_norm(means, dim=-1)  # (k,)
+        near = alpha * x.double() @ means.T - lengths**2 / 2  # (batch, k)
+        share = (near / variance).softmax(dim=-1)
         mean = share @ means  # of the Gaussians that x may come from
         return mean + alpha * self.std**2 / variance * (x.double() - alpha * mean)
 
