@@ -44,12 +44,13 @@ def learn_merges(texts: Iterable[str], limit: int, least: int = 2) -> list[Pair]
             pairs[pair] += count
     merges: list[Pair] = []
     while pairs and len(merges) < limit:
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        if pairs[best] < least:
+        most = max(pairs.values())
+        if most < least:
             break
+        best = min(pair for pair, count in pairs.items() if count == most)
         merges.append(best)
-        # Only words with the first half of the pair in them can change.
-        for old in [word for word in counts if best[0] in word]:
+        # Only words with both halves of the pair in them can change.
+        for old in [w for w in counts if best[0] in w and best[1] in w]:
             count, new = counts.pop(old), tuple(merge_pair(list(old), best))
             counts[new] += count
             for pair in pairwise(old):
