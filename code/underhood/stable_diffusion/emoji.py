@@ -139,7 +139,10 @@ def save(pipeline: StableDiffusion, folder: Path | str) -> None:
 
 def load(folder: Path | str = MODEL) -> StableDiffusion:
     """The trained model that is kept with the code."""
-    return StableDiffusion.from_pretrained(folder)
+    pipeline = StableDiffusion.from_pretrained(folder)
+    # On a CPU the autoencoder is a third faster so; the UNet is not.
+    pipeline.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return pipeline
 
 
 def paint(
