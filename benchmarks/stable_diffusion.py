@@ -135,12 +135,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     modes = (False, True) if options.device == "cuda" else (False,)
-    rows = [
-        measure(options.device, options.full, options.rounds, compiled)
-        for compiled in modes
-    ]
+    rows: list[dict[str, Any]] = []
+    data: dict[str, Any] = {"rows": rows}
+    if options.device == "cpu":  # neither depends on the device
+        data |= {
+            "keys": {name: key_digest(model) for name, model in published().items()},
+            "parity": parity(),
+        }
+    for compiled in modes:
+        rows.append(measure(options.device, options.full, options.rounds, compiled))
+        save(options.device, data)
+    print(json.dumps(rows, indent=2))
+
+
+def save(device: str, data: dict[str, Any]) -> None:
+    """Write the recording, with where it comes from."""
     result = {
-        "device": device_name(options.device),
+        "device": device_name(device),
         "date": date.today().isoformat(),
         "command": "python "
         + " ".join(["benchmarks/stable_diffusion.py", *sys.argv[1:]]),
@@ -150,18 +161,13 @@ def main() -> None:
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
         },
-        "data": {
-            "keys": {name: key_digest(model) for name, model in published().items()},
-            "rows": rows,
-            "parity": parity(),
-        },
+        "data": data,
     }
-    path = ROOT / "benchmarks" / "results" / options.device / "stable_diffusion.json"
+    path = ROOT / "benchmarks" / "results" / device / "stable_diffusion.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     part.replace(path)
-    print(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

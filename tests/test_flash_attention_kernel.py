@@ -406,8 +406,10 @@ def test_the_kernels_compile_ahead_of_time(
         assert each[other] == 0, name
         assert each["ex2"] > 0, name
         assert each["atom"] == 0, name  # nothing is summed in an order of chance
-        # The two sums of dK and dV leave little room beside a window's three parts.
+        # Two tiles at once on a multiprocessor are worth some bytes that do not fit
+        # into registers: on an H200 that was 10 % faster than a tile that fits.
         if dtype == "float32":  # its operands stand in registers, so tiles are small
             assert each["spilled"] == 0, name
         elif capability == 90 and head_dim <= 128:
-            assert each["spilled"] <= (256 if name == "attention_dkdv" else 0), name
+            roomy = head_dim <= 64 and name != "attention_dkdv"
+            assert each["spilled"] <= (0 if roomy else 256), name

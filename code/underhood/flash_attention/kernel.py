@@ -18,7 +18,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x * LOG2_E)
 Call = namedtuple("Call", "lengths slopes heads group query_length key_length scale")
 # What it is compiled for. A query sees LEFT keys before its place and RIGHT after it,
 # all if -1; a SOFTCAP of 0 is none; BLOCK_D is the power of two that holds HEAD_DIM.
-Mode = namedtuple("Mode", "LEFT RIGHT SOFTCAP HEAD_DIM BLOCK_D BLOCK_Q BLOCK_K")
+Mode = namedtuple("Mode", "LEFT RIGHT SOFTCAP ALIBI HEAD_DIM BLOCK_D BLOCK_Q BLOCK_K")
 
 
 @triton.jit
@@ -29,17 +29,13 @@ def head_of(tensor, batch, head):
 
 
 @triton.jit
-def load_tile(head, row, length, CHECK: tl.constexpr, MODE: tl.constexpr):
+def load_tile(head, row, length, MODE: tl.constexpr):
     """Load rows of a head, (rows, BLOCK_D); what lies outside is 0."""
     dim = tl.arange(0, MODE.BLOCK_D)[None, :]
     # 64 bits: an offset into a large tensor does not fit into 32.
     pointers = head[0] + (row.to(tl.int64) * head[1])[:, None] + dim
-    if CHECK:
-        inside = (row[:, None] < length) & (dim < MODE.HEAD_DIM)
-        return tl.load(pointers, mask=inside, other=0.0)
-    if MODE.HEAD_DIM == MODE.BLOCK_D:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=dim < MODE.HEAD_DIM, other=0.0)
+    inside = (row[:, None] < length) & (dim < MODE.HEAD_DIM)
+    return tl.load(pointers, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -52,9 +48,16 @@ def store_tile(head, row, length, tile, MODE: tl.constexpr):
 
 
 @triton.jit
+def tiles_of(head, length, ROWS: tl.constexpr, MODE: tl.constexpr):
+    """A head whose `.load([row, 0])` takes ROWS rows; what lies outside is 0."""
+    return tl.make_tensor_descriptor(head[0], [length, MODE.HEAD_DIM], [head[1], 1],
+                                     [ROWS, MODE.BLOCK_D])  # fmt: skip
+
+
+@triton.jit
 def walk_edges(first, length, ROWS: tl.constexpr, BEFORE: tl.constexpr,
                AFTER: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Edges of three parts of a walk; in the middle one all is seen: no mask."""
+    """Edges of three legs of a walk; in the middle one all is seen: no mask."""
     start, full_start, full_stop, stop = 0, 0, length, length
     if AFTER >= 0:
         full_stop = tl.minimum(full_stop, first + AFTER + 1)
@@ -68,8 +71,7 @@ def walk_edges(first, length, ROWS: tl.constexpr, BEFORE: tl.constexpr,
 
 
 @triton.jit
-def shape_scores(scores, position, column, facts, CHECK: tl.constexpr,
-                 MODE: tl.constexpr):  # fmt: skip
+def shape_scores(scores, place, column, facts, CHECK: tl.constexpr, MODE: tl.constexpr):
     """Soft-cap, ALiBi and mask; also what takes the scores to base 2, and the tanh."""
     key_length, slope, scale = facts
     unit = scale * LOG2_E
@@ -79,27 +81,24 @@ def shape_scores(scores, position, column, facts, CHECK: tl.constexpr,
         near = x + x * x * x * (-1 / 3 + x * x * (2 / 15 - x * x * 17 / 315))
         far = 1 - 2 / (tl.exp2(x * (2 * LOG2_E)) + 1)  # inexact near 0
         capped = tl.where(tl.abs(x) < 0.2, near, far)  # tanh(x)
-        scores = capped * (MODE.SOFTCAP * LOG2_E)
-        unit = 1.0
-    if slope is not None:
-        distance = tl.abs(position - column).to(tl.float32)
-        scores = scores * unit - distance * (slope * LOG2_E)
-        unit = 1.0
+        scores, unit = capped * (MODE.SOFTCAP * LOG2_E), 1.0
+    if MODE.ALIBI:
+        scores, unit = scores * unit - tl.abs(place - column) * (slope * LOG2_E), 1.0
     if CHECK:
         visible = column < key_length
         if MODE.RIGHT >= 0:
-            visible &= column <= position + MODE.RIGHT
+            visible &= column <= place + MODE.RIGHT
         if MODE.LEFT >= 0:
-            visible &= column >= position - MODE.LEFT
+            visible &= column >= place - MODE.LEFT
         scores = tl.where(visible, scores, float("-inf"))
     return scores, unit, capped
 
 
 @triton.jit
-def gradients(scores, d_weights, lse, delta, position, column, facts,
+def gradients(scores, d_weights, lse, delta, place, column, facts,
               CHECK: tl.constexpr, MODE: tl.constexpr):  # fmt: skip
     """The weights of a tile once more, and the gradients of its scaled scores."""
-    scores, unit, capped = shape_scores(scores, position, column, facts, CHECK, MODE)
+    scores, unit, capped = shape_scores(scores, place, column, facts, CHECK, MODE)
     # A row that saw nothing has lse = -inf. Turned around, its weights become 0.
     lse = tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
     weights = tl.exp2(scores * unit - lse)
@@ -111,99 +110,90 @@ def gradients(scores, d_weights, lse, delta, position, column, facts,
 
 @triton.jit
 def find_head(batch_head, call):
-    """Its batch, head and key head, and the facts that shape its scores."""
-    key_length, slope = call.key_length, None
+    """Its batch, head and key head; its number of keys and its slope of ALiBi."""
+    key_length = call.key_length
     if call.lengths is not None:
         key_length = tl.load(call.lengths + batch_head // call.group)
-    if call.slopes is not None:
-        slope = tl.load(call.slopes + batch_head)
+    slope = 0.0 if call.slopes is None else tl.load(call.slopes + batch_head)
     batch, head = batch_head // call.heads, batch_head % call.heads
     return batch, head, head // call.group, (key_length, slope, call.scale)
 
 
 @triton.jit
 def my_queries(call, MODE: tl.constexpr):
-    """Which tile of queries this program has; grid: (tiles * batch * heads,)."""
+    """The tile of queries that this program has; grid: (tiles * batch * heads,)."""
     num_tiles = tl.cdiv(call.query_length, MODE.BLOCK_Q)
-    tile = tl.program_id(0) % num_tiles
+    top = tl.program_id(0) % num_tiles * MODE.BLOCK_Q
     if MODE.RIGHT >= 0:  # the last tile has the most keys to see: start it first
-        tile = num_tiles - 1 - tile
-    return tile * MODE.BLOCK_Q, (tl.program_id(0) // num_tiles).to(tl.int64)
+        top = (num_tiles - 1) * MODE.BLOCK_Q - top
+    batch_head = (tl.program_id(0) // num_tiles).to(tl.int64)
+    batch, head, kv_head, facts = find_head(batch_head, call)
+    row = top + tl.arange(0, MODE.BLOCK_Q)
+    offset = facts[0] - call.query_length  # the last query stands at the last key
+    edges = walk_edges(top + offset, facts[0], MODE.BLOCK_Q, MODE.LEFT, MODE.RIGHT,
+                       MODE.BLOCK_K)  # fmt: skip
+    stat = batch_head * call.query_length + row  # of its numbers in `lses` and `deltas`
+    return batch, head, kv_head, facts, row, (row + offset)[:, None], stat, edges
 
 
 @triton.jit
 def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
     """Holds a tile of queries and walks over the keys; Algorithm 1."""
-    top, batch_head = my_queries(call, MODE)
-    batch, head, kv_head, facts = find_head(batch_head, call)
-    query, out = head_of(query, batch, head), head_of(out, batch, head)
-    key, value = head_of(key, batch, kv_head), head_of(value, batch, kv_head)
-    length, key_length = call.query_length, facts[0]
-    row = top + tl.arange(0, MODE.BLOCK_Q)
-    position = (row + key_length - length)[:, None]  # last query at last key
-    edges = walk_edges(top + key_length - length, key_length, MODE.BLOCK_Q,
-                       MODE.LEFT, MODE.RIGHT, MODE.BLOCK_K)  # fmt: skip
-    q = load_tile(query, row, length, True, MODE)
+    batch, head, kv_head, facts, row, place, stat, edges = my_queries(call, MODE)
+    length = call.query_length
+    keys = tiles_of(head_of(key, batch, kv_head), facts[0], MODE.BLOCK_K, MODE)
+    values = tiles_of(head_of(value, batch, kv_head), facts[0], MODE.BLOCK_K, MODE)
+    q = load_tile(head_of(query, batch, head), row, length, MODE)
     acc = tl.full([MODE.BLOCK_Q, MODE.BLOCK_D], 0.0, tl.float32)
     row_max = tl.full([MODE.BLOCK_Q], float("-inf"), tl.float32)
     row_sum = tl.full([MODE.BLOCK_Q], 0.0, tl.float32)
-    for part in tl.static_range(3):
-        for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_K):
-            column = first + tl.arange(0, MODE.BLOCK_K)
-            k = load_tile(key, column, key_length, part != 1, MODE)
+    for leg in tl.static_range(3):
+        for first in tl.range(edges[leg], edges[leg + 1], MODE.BLOCK_K):
+            column = (first + tl.arange(0, MODE.BLOCK_K))[None, :]
+            k, v = keys.load([first, 0]), values.load([first, 0])
             scores = tl.dot(q, k.T, input_precision="ieee")
-            scores, unit, _ = shape_scores(scores, position, column[None, :], facts,
-                                           part != 1, MODE)  # fmt: skip
+            scores, unit, _ = shape_scores(scores, place, column, facts, leg != 1, MODE)
             # The maximum is scaled, not the scores: one FMA for each of them.
             new_max = tl.maximum(row_max, tl.max(scores, 1) * unit)
             shift = new_max
-            if part != 1:  # no key seen yet: -inf - -inf would be NaN
+            if leg != 1:  # no key seen yet: -inf - -inf would be NaN
                 shift = tl.where(new_max == float("-inf"), 0.0, new_max)
             weights = tl.exp2(scores * unit - shift[:, None])
             rescale = tl.exp2(row_max - shift)
-            row_max = new_max
-            row_sum = row_sum * rescale + tl.sum(weights, 1)
+            row_max, row_sum = new_max, row_sum * rescale + tl.sum(weights, 1)
             acc = acc * rescale[:, None]
-            v = load_tile(value, column, key_length, part != 1, MODE)
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
     # A row that sees nothing has the sum 0: its output is 0, its lse -inf.
     row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)
-    lse = (row_max + tl.log2(row_sum)) / LOG2_E
-    tl.store(lses + batch_head * length + row, lse, mask=row < length)
-    store_tile(out, row, length, acc / row_sum[:, None], MODE)
+    tl.store(lses + stat, (row_max + tl.log2(row_sum)) / LOG2_E, mask=row < length)
+    store_tile(head_of(out, batch, head), row, length, acc / row_sum[:, None], MODE)
 
 
 @triton.jit
 def attention_dq(query, key, value, out, lses, d_out, d_lses, deltas, d_query,
                  call, MODE: tl.constexpr):  # fmt: skip
     """As the forward pass, with the weights computed again; also writes delta."""
-    top, batch_head = my_queries(call, MODE)
-    batch, head, kv_head, facts = find_head(batch_head, call)
-    key, value = head_of(key, batch, kv_head), head_of(value, batch, kv_head)
-    length, key_length = call.query_length, facts[0]
-    row = top + tl.arange(0, MODE.BLOCK_Q)
-    position = row + key_length - length
-    edges = walk_edges(top + key_length - length, key_length, MODE.BLOCK_Q,
-                       MODE.LEFT, MODE.RIGHT, MODE.BLOCK_K)  # fmt: skip
-    q = load_tile(head_of(query, batch, head), row, length, True, MODE)
-    o = load_tile(head_of(out, batch, head), row, length, True, MODE)
-    do = load_tile(head_of(d_out, batch, head), row, length, True, MODE)
-    stat, inside = batch_head * length + row, row < length
+    batch, head, kv_head, facts, row, place, stat, edges = my_queries(call, MODE)
+    length, inside = call.query_length, row < call.query_length
+    keys = tiles_of(head_of(key, batch, kv_head), facts[0], MODE.BLOCK_K, MODE)
+    values = tiles_of(head_of(value, batch, kv_head), facts[0], MODE.BLOCK_K, MODE)
+    q = load_tile(head_of(query, batch, head), row, length, MODE)
+    o = load_tile(head_of(out, batch, head), row, length, MODE)
+    do = load_tile(head_of(d_out, batch, head), row, length, MODE)
     lse = tl.load(lses + stat, mask=inside, other=float("-inf"))
     d_lse = tl.load(d_lses + stat, mask=inside, other=0.0)
-    delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1) - d_lse
+    delta = tl.sum(o.to(tl.float32) * do, 1) - d_lse
     delta = tl.where(lse == float("-inf"), 0.0, delta)
     tl.store(deltas + stat, delta, mask=inside)  # for `attention_dkdv`
     dq = tl.full([MODE.BLOCK_Q, MODE.BLOCK_D], 0.0, tl.float32)
-    for part in tl.static_range(3):
-        for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_K):
-            column = first + tl.arange(0, MODE.BLOCK_K)
-            k = load_tile(key, column, key_length, part != 1, MODE)
-            v = load_tile(value, column, key_length, part != 1, MODE)
+    for leg in tl.static_range(3):
+        for first in tl.range(edges[leg], edges[leg + 1], MODE.BLOCK_K):
+            column = (first + tl.arange(0, MODE.BLOCK_K))[None, :]
+            k, v = keys.load([first, 0]), values.load([first, 0])
             scores = tl.dot(q, k.T, input_precision="ieee")
             d_weights = tl.dot(do, v.T, input_precision="ieee")
             _, d_scores = gradients(scores, d_weights, lse[:, None], delta[:, None],
-                position[:, None], column[None, :], facts, part != 1, MODE)  # fmt: skip
+                place, column, facts, leg != 1, MODE)  # fmt: skip
             dq = tl.dot(d_scores.to(k.dtype), k, dq, input_precision="ieee")
     store_tile(head_of(d_query, batch, head), row, length, dq * call.scale, MODE)
 
@@ -222,26 +212,25 @@ def attention_dkdv(query, key, value, lses, d_out, deltas, d_key, d_value,
     # A query sees keys from LEFT to RIGHT of it; a key is seen the other way.
     edges = walk_edges(top - offset, length, MODE.BLOCK_K,
                        MODE.RIGHT, MODE.LEFT, MODE.BLOCK_Q)  # fmt: skip
-    k = load_tile(head_of(key, batch, kv_head), column, size, True, MODE)
-    v = load_tile(head_of(value, batch, kv_head), column, size, True, MODE)
+    k = load_tile(head_of(key, batch, kv_head), column, size, MODE)
+    v = load_tile(head_of(value, batch, kv_head), column, size, MODE)
     dk = tl.full([MODE.BLOCK_K, MODE.BLOCK_D], 0.0, tl.float32)
     dv = tl.full([MODE.BLOCK_K, MODE.BLOCK_D], 0.0, tl.float32)
     for batch_head in tl.range(first_head, first_head + call.group):
         _, head, _, facts = find_head(batch_head, call)
-        qs, dos = head_of(query, batch, head), head_of(d_out, batch, head)
-        for part in tl.static_range(3):
-            for first in tl.range(edges[part], edges[part + 1], MODE.BLOCK_Q):
+        queries = tiles_of(head_of(query, batch, head), length, MODE.BLOCK_Q, MODE)
+        d_outs = tiles_of(head_of(d_out, batch, head), length, MODE.BLOCK_Q, MODE)
+        for leg in tl.static_range(3):
+            for first in tl.range(edges[leg], edges[leg + 1], MODE.BLOCK_Q):
                 row = first + tl.arange(0, MODE.BLOCK_Q)
-                q = load_tile(qs, row, length, part != 1, MODE)
-                do = load_tile(dos, row, length, part != 1, MODE)
+                q, do = queries.load([first, 0]), d_outs.load([first, 0])
                 stat, inside = batch_head * length + row, row < length
-                lse = tl.load(lses + stat, mask=inside, other=float("-inf"))
-                delta = tl.load(deltas + stat, mask=inside, other=0.0)
+                lse = tl.load(lses + stat, mask=inside, other=float("-inf"))[None, :]
+                delta = tl.load(deltas + stat, mask=inside, other=0.0)[None, :]
                 scores = tl.dot(k, q.T, input_precision="ieee")
-                d_weights = tl.dot(v, do.T, input_precision="ieee")
-                p, ds = gradients(scores, d_weights, lse[None, :], delta[None, :],
-                    (row + offset)[None, :], column[:, None], facts,
-                    part != 1, MODE)  # fmt: skip
+                dp = tl.dot(v, do.T, input_precision="ieee")
+                p, ds = gradients(scores, dp, lse, delta, (row + offset)[None, :],
+                    column[:, None], facts, leg != 1, MODE)  # fmt: skip
                 dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
                 dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
     seen = (column < facts[0])[:, None]  # keys of padding have no gradient
@@ -252,33 +241,45 @@ def attention_dkdv(query, key, value, lses, d_out, deltas, d_key, d_value,
 
 # By head_dim, for half precision: BLOCK_Q, BLOCK_K, num_warps, num_stages.
 CONFIGS = {
-    attention_forward: {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 4, 2)},
-    attention_dq: {64: (128, 64, 8, 2), 128: (128, 64, 8, 2), 256: (64, 32, 8, 2)},
-    attention_dkdv: {64: (64, 128, 8, 2), 128: (32, 128, 8, 2), 256: (32, 64, 8, 2)},
+    attention_forward: {64: (64, 128, 4, 2), 128: (128, 64, 4, 2), 256: (64, 32, 4, 2)},
+    attention_dq: {64: (64, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
+    attention_dkdv: {64: (32, 128, 4, 2), 128: (64, 64, 4, 2), 256: (32, 64, 8, 2)},
 }
 
 
 def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
     """Run one of the kernels, in tiles that suit head_dim and dtype."""
-    (batch, heads, query_length, head_dim), dtype = tensors[0].shape, tensors[0].dtype
+    (batch, heads, length, head_dim), dtype = tensors[0].shape, tensors[0].dtype
     kv_heads, key_length = tensors[1].shape[1:3]
     block_d = triton.next_power_of_2(head_dim)
     block_q, block_k, num_warps, num_stages = CONFIGS[kernel][max(64, block_d)]
     if dtype == torch.float32:  # no tensor core multiplies it at full precision
         side, num_warps, num_stages = max(16, min(32, 2048 // block_d)), 8, 1
         block_q, block_k = min(block_q, side), min(block_k, side)
-    block_q = min(block_q, max(16, triton.next_power_of_2(query_length)))
-    programs = batch * heads * triton.cdiv(query_length, block_q)
+    block_q = min(block_q, max(16, triton.next_power_of_2(length)))
+    programs = batch * heads * triton.cdiv(length, block_q)
     if kernel is attention_dkdv:
         programs = batch * kv_heads * triton.cdiv(key_length, block_k)
-    sizes = heads, heads // kv_heads, query_length, key_length
+    # The hardware that copies tiles reads their description from global memory.
+    triton.set_allocator(lambda size, *_: torch.empty(size, device="cuda"))
     # A launch goes to the current GPU, which need not be that of the tensors.
     with torch.cuda.device(tensors[0].device if tensors[0].is_cuda else -1):
         kernel[(programs,)](
             *((each, each.stride()) if each.dim() == 4 else each for each in tensors),
-            Call(lengths, slopes, *sizes, scale),
-            MODE=Mode(left, right, softcap, head_dim, block_d, block_q, block_k),
+            Call(lengths, slopes, heads, heads // kv_heads, length, key_length, scale),
+            MODE=Mode(left, right, softcap, slopes is not None, head_dim, block_d,
+                      block_q, block_k),
             num_warps=num_warps, num_stages=num_stages)  # fmt: skip
+
+
+def aligned(tensor):
+    """A copy if rows are not contiguous or do not start at a multiple of 16 bytes."""
+    unit = 16 // tensor.element_size()
+    starts = tensor.data_ptr() // tensor.element_size(), *tensor.stride()[:3]
+    if tensor.stride(3) == 1 and not any(start % unit for start in starts):
+        return tensor
+    copy = tensor.new_empty(*tensor.shape[:3], triton.next_power_of_2(tensor.shape[3]))
+    return copy[..., : tensor.shape[3]].copy_(tensor)
 
 
 @torch.library.custom_op("flash::forward", mutates_args=())
@@ -286,15 +287,14 @@ def forward_op(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None
                slopes: Tensor | None, scale: float, left: int, right: int,
                softcap: float) -> tuple[Tensor, Tensor]:  # fmt: skip
     out, lse = _empty_outputs(query)
-    tensors = query, key, value, out, lse
+    tensors = *map(aligned, (query, key, value)), out, lse
     launch(attention_forward, tensors, lengths, slopes, scale, left, right, softcap)
     return out, lse
 
 
 @forward_op.register_fake
 def _empty_outputs(query, *others):
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    return torch.empty_like(query), lse
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float)
 
 
 @torch.library.custom_op("flash::backward", mutates_args=())
@@ -303,6 +303,7 @@ def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Ten
                 slopes: Tensor | None, scale: float, left: int, right: int,
                 softcap: float) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dq, dk, dv = _empty_gradients(query, key, value)
+    query, key, value, d_out = map(aligned, (query, key, value, d_out))
     delta, rest = torch.empty_like(lse), (lengths, slopes, scale, left, right, softcap)
     launch(attention_dq, (query, key, value, out, lse, d_out, d_lse, delta, dq), *rest)
     launch(attention_dkdv, (query, key, value, lse, d_out, delta, dk, dv), *rest)
@@ -310,8 +311,8 @@ def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Ten
 
 
 @backward_op.register_fake
-def _empty_gradients(query, key, value, *others):
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+def _empty_gradients(*tensors):
+    return tuple(map(torch.empty_like, tensors[:3]))
 
 
 def _keep(ctx, inputs, output):
@@ -321,7 +322,6 @@ def _keep(ctx, inputs, output):
 
 def _backward(ctx, d_out, d_lse):
     *tensors, lengths, slopes = ctx.saved_tensors
-    d_out = d_out if d_out.stride(-1) == 1 else d_out.contiguous()
     tensors += d_out, d_lse.contiguous()
     return *backward_op(*tensors, lengths, slopes, *ctx.numbers), *[None] * 6
 
@@ -339,12 +339,12 @@ def triton_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool 
     length, and a number of heads that divides that of `query`.
     """
     batch, heads, _, head_dim = query.shape
-    tensors = [t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value)]
     if key_lengths is not None:
         key_lengths = key_lengths.to(torch.int32).reshape(batch, -1)
         key_lengths = key_lengths.expand(batch, key.shape[1]).contiguous()
     if alibi_slopes is not None:
         alibi_slopes = alibi_slopes.float().expand(batch, heads).contiguous()
+    tensors = [t if t.stride(3) == 1 else t.contiguous() for t in (query, key, value)]
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     band = window[0], 0 if causal else window[1]
     return forward_op(*tensors, key_lengths, alibi_slopes, scale, *band, softcap)
