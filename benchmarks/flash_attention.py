@@ -17,6 +17,8 @@ goes through the same steps with tiny tensors and without a GPU. Its times mean 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 import json
 import os
 import platform
@@ -164,26 +166,25 @@ def checks(part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     return [check(*each) for each in both[part::parts]]
 
 
-def in_parallel(task: str) -> list[Any]:
-    """Compile in many processes; Triton keeps what they compile on the disk."""
-    command = [sys.executable, __file__, "--worker", task]
+def prepare() -> list[dict[str, Any]]:
+    """Check in many processes, and compile; Triton keeps what it compiles on disk."""
+    command = [sys.executable, __file__, "--worker"]
     workers = [
         subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True)
         for i in range(WORKERS)
     ]
-    found: list[Any] = []
-    for worker in workers:
-        answer, _ = worker.communicate()
-        if worker.returncode:
-            raise SystemExit(f"a worker failed at: {task}")
-        found += json.loads(answer.splitlines()[-1])
-    return found
+    answers = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise SystemExit("a worker failed")
+    return [row for each in answers for row in json.loads(each.splitlines()[-1])]
 
 
-def tensors_for(name: str, length: int, head_dim: int) -> tuple[torch.Tensor, ...]:
+def tensors_for(
+    name: str, length: int, head_dim: int, dtype: torch.dtype = torch.float16
+) -> tuple[torch.Tensor, ...]:
     """What a kernel is launched with; the values do not matter for its speed."""
     shape = (TOKENS // length, HIDDEN // head_dim, length, head_dim)
-    q = torch.randn(shape, device=DEVICE, dtype=torch.float16)
+    q = torch.randn(shape, device=DEVICE, dtype=dtype)
     stat = torch.ones(shape[:3], device=DEVICE)
     return {
         "attention_forward": (q, q, q, torch.empty_like(q), stat),
@@ -210,10 +211,16 @@ def trials() -> Iterator[tuple[str, int, bool, tuple[int, ...]]]:
 
 
 def try_config(
-    name: str, head_dim: int, causal: bool, config: tuple[int, ...], length: int
+    name: str,
+    head_dim: int,
+    causal: bool,
+    config: tuple[int, ...],
+    length: int,
+    dtype: torch.dtype = torch.float16,
 ) -> float:
     """Milliseconds of one kernel; infinite where it asks for too much memory."""
-    table, tensors = kernel.CONFIGS[KERNELS[name]], tensors_for(name, length, head_dim)
+    table = kernel.CONFIGS[KERNELS[name]]
+    tensors = tensors_for(name, length, head_dim, dtype)
     kept, table[head_dim] = table[head_dim], config
     band = (-1, 0 if causal else -1)
     try:
@@ -227,6 +234,15 @@ def try_config(
         return float("inf")
     finally:
         table[head_dim] = kept
+
+
+def compile_all(part: int, parts: int) -> None:
+    """Launch all that will be timed once; the times are thrown away."""
+    dtypes = (torch.float16, torch.bfloat16)
+    for trial, dtype in list(itertools.product(trials(), dtypes))[part::parts]:
+        try_config(*trial, LENGTHS[-1], dtype)
+    for changes in [*(step[1] for step in LADDER if step[1]), ahead()][part::parts]:
+        time_changed(changes, LENGTHS[-1])
 
 
 def tune(length: int) -> list[dict[str, Any]]:
@@ -248,14 +264,23 @@ def tune(length: int) -> list[dict[str, Any]]:
     return rows
 
 
+def ahead() -> list[tuple[str, str]]:
+    """What changes kernel.py so that scores are computed one tile ahead."""
+    source = Path(kernel.__file__).read_text(encoding="utf-8")
+    start = source.index(LOOP)
+    loop = source[start : source.index("    # A row that sees nothing", start)]
+    return [("@triton.jit\ndef attention_forward(", AHEAD[0]), (loop, AHEAD[1])]
+
+
 def time_changed(changes: list[tuple[str, str]], length: int) -> float:
     """Milliseconds of a changed kernel.py: forward, causal, head_dim 128."""
     text = Path(kernel.__file__).read_text(encoding="utf-8")
     for old, new in changes:
         assert old in text, old
         text = text.replace(old, new)
-    name = f"changed_{abs(hash(text))}"  # operators, too, need a name of their own
-    file = Path(kernel.__file__).with_name("_changed.py")
+    # The compiler's cache, and the operators, need a name that only this text has.
+    name = "changed_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    file = Path(kernel.__file__).with_name(f"_{os.getpid()}_{name}.py")
     try:
         file.write_text(text.replace("flash::", f"{name}::"))
         spec = util.spec_from_file_location(name, file)
@@ -267,6 +292,9 @@ def time_changed(changes: list[tuple[str, str]], length: int) -> float:
         tensors = tensors_for("attention_forward", length, 128)
         args = (tensors, None, None, 0.1, -1, 0, 0.0)
         return milliseconds(lambda: other.launch(other.attention_forward, *args))
+    except Exception as error:  # the compiler's own classes differ by version
+        print(file.stem, type(error).__name__, error, file=sys.stderr)
+        return float("nan")
     finally:
         file.unlink()
 
@@ -284,11 +312,7 @@ def ladder(length: int) -> list[dict[str, Any]]:
                 "attention_forward", 128, True, (*config[:3], 1), length
             )
         rows.append({"step": step, "predicted": predicted, "found": slower / whole})
-    source = Path(kernel.__file__).read_text(encoding="utf-8")
-    start = source.index(LOOP)
-    loop = source[start : source.index("    # A row that sees nothing", start)]
-    changes = [("@triton.jit\ndef attention_forward(", AHEAD[0]), (loop, AHEAD[1])]
-    found = time_changed(changes, length) / whole
+    found = time_changed(ahead(), length) / whole
     rows.append(
         {"step": "scores one tile ahead", "predicted": 0.87, "found": found,
          "kept": False}
@@ -312,7 +336,7 @@ def methods(length: int) -> dict[str, Callable[..., torch.Tensor]]:
     if CUDA:
         found["sdpa flash"] = sdpa(SDPBackend.FLASH_ATTENTION)
         found["sdpa cudnn"] = sdpa(SDPBackend.CUDNN_ATTENTION)
-    if length <= 8192:
+    if length <= 4096:
         found["plain"] = sdpa(SDPBackend.MATH)
     return found
 
@@ -366,13 +390,11 @@ def record(
     def say(what: str) -> None:
         print(f"{deadline - time.monotonic():5.0f} s left: {what}", flush=True)
 
-    held = in_parallel("check") if in_workers else [check(CASES[1], torch.float16)]
+    held = prepare() if in_workers else [check(CASES[1], torch.float16)]
     worst = max(max(row["shares"]) for row in held)
     say(f"{len(held)} checks; errors take up at most {worst:.0%} of what is allowed")
     if worst > 1 or not all(row["same_bits"] for row in held):
         raise SystemExit("the kernels are wrong: " + json.dumps(held, indent=1))
-    if in_workers:
-        in_parallel("compile")
     defaults = {name: dict(kernel.CONFIGS[each]) for name, each in KERNELS.items()}
     tuned = tune(lengths[-1])
     chosen = {name: dict(kernel.CONFIGS[each]) for name, each in KERNELS.items()}
@@ -408,17 +430,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=400.0)
     parser.add_argument("--smoke", metavar="FILE", type=Path)
     parser.add_argument("--commit", default="", help="where there is no repository")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     path = ROOT / "benchmarks" / "results" / "cuda" / "flash_attention.json"
-    if given.worker:
-        task, part = given.worker[0], int(given.worker[1])
-        if task == "check":
-            print(json.dumps(checks(part, WORKERS)))
-        else:
-            for trial in list(trials())[part::WORKERS]:
-                try_config(*trial, LENGTHS[-1])
-            print("[]")
+    if given.worker is not None:
+        held = checks(given.worker, WORKERS)
+        compile_all(given.worker, WORKERS)
+        print(json.dumps(held))
         return
     if given.smoke:
         TOKENS, HIDDEN, path = 32, 128, given.smoke

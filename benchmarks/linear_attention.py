@@ -190,11 +190,11 @@ def main() -> None:
     longest = given.longest or 16
     # Two threads wait for each other whenever anything else runs on the machine.
     torch.set_num_threads(1)
-    deadline = time.monotonic() + given.seconds
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
         found = errors(given.device)
         print({name: f"{error:.0e}" for name, error in found.items()}, flush=True)
+        deadline = time.monotonic() + given.seconds
         for exponent in range(8, longest + 1):
             rows += measure(given.device, 2**exponent, deadline)
             print(2**exponent, f"{deadline - time.monotonic():.0f} s left", flush=True)

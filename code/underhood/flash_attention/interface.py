@@ -144,6 +144,7 @@ def _head_by_head(
     )
 
 
+@torch.compiler.assume_constant_result
 def triton_mode() -> str:
     """Where the kernel runs here: "gpu", "interpreter", or "" without triton."""
     if find_spec("triton") is None:

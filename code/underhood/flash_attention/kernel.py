@@ -216,7 +216,7 @@ def attention_dkdv(query, key, value, lses, d_out, deltas, d_key, d_value,
     v = load_tile(head_of(value, batch, kv_head), column, size, MODE)
     dk = tl.full([MODE.BLOCK_K, MODE.BLOCK_D], 0.0, tl.float32)
     dv = tl.full([MODE.BLOCK_K, MODE.BLOCK_D], 0.0, tl.float32)
-    for batch_head in tl.range(first_head, first_head + call.group):
+    for batch_head in tl.range(first_head, first_head + call.group, num_stages=1):
         _, head, _, facts = find_head(batch_head, call)
         queries = tiles_of(head_of(query, batch, head), length, MODE.BLOCK_Q, MODE)
         d_outs = tiles_of(head_of(d_out, batch, head), length, MODE.BLOCK_Q, MODE)
