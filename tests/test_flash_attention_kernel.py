@@ -389,6 +389,7 @@ VARIANTS: list[tuple[int, str, int, dict[str, Any]]] = [
     (90, "bfloat16", 128, {"causal": True, "window": (256, 0), "key_heads": 1}),
     (90, "float16", 200, {"key_lengths": True, "alibi_slopes": True, "softcap": 30.0}),
     (80, "float16", 128, {"causal": True}),
+    (89, "float16", 128, {}),  # with less shared memory the tiles become smaller
     (90, "float32", 64, {}),
 ]
 
@@ -401,19 +402,17 @@ def test_the_kernels_compile_ahead_of_time(
 
     found = compile_kernels(capability, dtype, head_dim, **options)
     assert len(found) == 3
-    limit = {80: 163, 90: 227}[capability] * 1024
-    tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability]
-    other = {80: "wgmma", 90: "mma.sync"}[capability]
+    limit = {80: 163, 89: 99, 90: 227}[capability] * 1024
+    tensor_cores = "wgmma" if capability == 90 else "mma.sync"
+    other = "mma.sync" if capability == 90 else "wgmma"
     for name, each in found.items():
         assert 0 < each["shared_bytes"] <= limit, name
         assert (each[tensor_cores] > 0) == (dtype != "float32"), name
         assert each[other] == 0, name
         assert each["ex2"] > 0, name
         assert each["atom"] == 0, name  # nothing is summed in an order of chance
-        # Two tiles at once on a multiprocessor are worth some bytes that do not fit
-        # into registers: on an H200 that was 10 % faster than a tile that fits.
+        # The two sums of dK and dV leave little room beside a window's three legs.
         if dtype == "float32":  # its operands stand in registers, so tiles are small
             assert each["spilled"] == 0, name
         elif capability == 90 and head_dim <= 128:
-            roomy = head_dim <= 64 and name != "attention_dkdv"
-            assert each["spilled"] <= (0 if roomy else 256), name
+            assert each["spilled"] <= (256 if name == "attention_dkdv" else 0), name

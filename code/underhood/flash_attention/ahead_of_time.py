@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # Shared memory that one block of threads may have, in bytes (CUDA programming guide).
-SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+SHARED_MEMORY_LIMIT = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 INSTRUCTIONS = {
     "wgmma": r"wgmma\.mma_async",  # tensor cores, Hopper
     "mma.sync": r"mma\.sync",  # tensor cores, Ampere
@@ -40,7 +40,7 @@ def compile_kernels(
     """Compile what a call of `triton_attention` launches, in a process of its own.
 
     Args:
-        capability: 80 (A100) or 90 (H100, H200).
+        capability: 80 (A100), 89 (RTX 4090) or 90 (H100, H200).
         dtype: "float16", "bfloat16" or "float32".
         head_dim: 16 to 256.
         backward: also the kernels of the backward pass.
@@ -127,6 +127,9 @@ def _only_compile(kernel: Any, capability: int) -> dict[str, Any]:
 
         def compile_only(*args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
             made = run(function, *args, grid=grid, warmup=True, **kwargs)
+            asked, limit = made.metadata.shared, SHARED_MEMORY_LIMIT[capability]
+            if asked > limit:  # as a launch would
+                raise triton.OutOfResources(asked, limit, "shared memory")
             compiled[function.__name__] = made
 
         function.run = compile_only

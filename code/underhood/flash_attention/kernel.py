@@ -74,8 +74,7 @@ def walk_edges(first, length, ROWS: tl.constexpr, BEFORE: tl.constexpr,
 def shape_scores(scores, place, column, facts, CHECK: tl.constexpr, MODE: tl.constexpr):
     """Soft-cap, ALiBi and mask; also what takes the scores to base 2, and the tanh."""
     key_length, slope, scale = facts
-    unit = scale * LOG2_E
-    capped = scores
+    unit, capped = scale * LOG2_E, scores
     if MODE.SOFTCAP > 0:
         x = scores * (scale / MODE.SOFTCAP)
         near = x + x * x * x * (-1 / 3 + x * x * (2 / 15 - x * x * 17 / 315))
@@ -241,35 +240,38 @@ def attention_dkdv(query, key, value, lses, d_out, deltas, d_key, d_value,
 
 # By head_dim, for half precision: BLOCK_Q, BLOCK_K, num_warps, num_stages.
 CONFIGS = {
-    attention_forward: {64: (64, 128, 4, 2), 128: (128, 64, 4, 2), 256: (64, 32, 4, 2)},
-    attention_dq: {64: (64, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
+    attention_forward: {64: (64, 128, 4, 2), 128: (128, 128, 8, 3),
+                        256: (128, 64, 8, 2)},
+    attention_dq: {64: (64, 64, 4, 2), 128: (128, 64, 8, 3), 256: (64, 32, 4, 2)},
     attention_dkdv: {64: (32, 128, 4, 2), 128: (64, 64, 4, 2), 256: (32, 64, 8, 2)},
-}
+}  # fmt: skip
 
 
 def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
-    """Run one of the kernels, in tiles that suit head_dim and dtype."""
+    """Run one of the kernels, in tiles that suit head_dim, dtype and GPU."""
     (batch, heads, length, head_dim), dtype = tensors[0].shape, tensors[0].dtype
     kv_heads, key_length = tensors[1].shape[1:3]
     block_d = triton.next_power_of_2(head_dim)
-    block_q, block_k, num_warps, num_stages = CONFIGS[kernel][max(64, block_d)]
+    block_q, block_k, warps, stages = CONFIGS[kernel][max(64, block_d)]
     if dtype == torch.float32:  # no tensor core multiplies it at full precision
-        side, num_warps, num_stages = max(16, min(32, 2048 // block_d)), 8, 1
+        side, warps, stages = max(16, min(32, 2048 // block_d)), 8, 1
         block_q, block_k = min(block_q, side), min(block_k, side)
-    block_q = min(block_q, max(16, triton.next_power_of_2(length)))
-    programs = batch * heads * triton.cdiv(length, block_q)
-    if kernel is attention_dkdv:
-        programs = batch * kv_heads * triton.cdiv(key_length, block_k)
+    rows = min(block_q, max(16, triton.next_power_of_2(length)))
+    tiles_q, tiles_k = triton.cdiv(length, rows), triton.cdiv(key_length, block_k)
+    grid = batch * (kv_heads * tiles_k if kernel is attention_dkdv else heads * tiles_q)
     # The hardware that copies tiles reads their description from global memory.
     triton.set_allocator(lambda size, *_: torch.empty(size, device="cuda"))
     # A launch goes to the current GPU, which need not be that of the tensors.
     with torch.cuda.device(tensors[0].device if tensors[0].is_cuda else -1):
-        kernel[(programs,)](
-            *((each, each.stride()) if each.dim() == 4 else each for each in tensors),
-            Call(lengths, slopes, heads, heads // kv_heads, length, key_length, scale),
-            MODE=Mode(left, right, softcap, slopes is not None, head_dim, block_d,
-                      block_q, block_k),
-            num_warps=num_warps, num_stages=num_stages)  # fmt: skip
+        try:
+            kernel[(grid,)](
+                *((t, t.stride()) if t.dim() == 4 else t for t in tensors), Call(
+                lengths, slopes, heads, heads // kv_heads, length, key_length, scale),
+                MODE=Mode(left, right, softcap, slopes is not None, head_dim, block_d,
+                rows, block_k), num_warps=warps, num_stages=stages)  # fmt: skip
+        except triton.OutOfResources:  # less shared memory than an H100: smaller tiles
+            CONFIGS[kernel][max(64, block_d)] = block_q, block_k // 2, warps, 2
+            launch(kernel, tensors, lengths, slopes, scale, left, right, softcap)
 
 
 def aligned(tensor):
@@ -302,7 +304,7 @@ def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Ten
                 d_out: Tensor, d_lse: Tensor, lengths: Tensor | None,
                 slopes: Tensor | None, scale: float, left: int, right: int,
                 softcap: float) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dq, dk, dv = _empty_gradients(query, key, value)
+    dq, dk, dv = map(torch.empty_like, (query, key, value))
     query, key, value, d_out = map(aligned, (query, key, value, d_out))
     delta, rest = torch.empty_like(lse), (lengths, slopes, scale, left, right, softcap)
     launch(attention_dq, (query, key, value, out, lse, d_out, d_lse, delta, dq), *rest)
@@ -310,9 +312,7 @@ def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Ten
     return dq, dk, dv
 
 
-@backward_op.register_fake
-def _empty_gradients(*tensors):
-    return tuple(map(torch.empty_like, tensors[:3]))
+backward_op.register_fake(lambda *each: tuple(map(torch.empty_like, each[:3])))
 
 
 def _keep(ctx, inputs, output):
