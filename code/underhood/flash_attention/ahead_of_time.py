@@ -24,6 +24,7 @@ INSTRUCTIONS = {
     "wgmma": r"wgmma\.mma_async",  # tensor cores, Hopper
     "mma.sync": r"mma\.sync",  # tensor cores, Ampere
     "cp.async": r"cp\.async\.cg",  # copies to shared memory behind the arithmetic
+    "tma": r"cp\.async\.bulk\.tensor",  # copies of whole tiles, Hopper
     "ex2": r"ex2\.approx",  # the exponential unit
     "atom": r"\b(?:atom|red)\.",
 }
