@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +41,7 @@ from underhood.flash_attention import (
     visible_keys,
     widest_blocks,
 )
+from underhood.flash_attention.speeds import speeds
 
 
 @pytest.mark.parametrize(
@@ -228,38 +229,22 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(not triton_mode(), reason="triton is not installed")
-def test_a_recording_is_made_and_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The benchmark runs through, tiny, and the page's cells can show what it wrote."""
-    file = tmp_path / "benchmarks" / "results" / "cuda" / "flash_attention.json"
+def test_the_benchmark_records_what_the_page_shows(tmp_path: Path) -> None:
+    """It runs through, tiny, and its recording has the form of that of the page."""
+    file = tmp_path / "flash_attention.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "flash_attention.py")]
     done = subprocess.run(
         [*command, "--smoke", str(file)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    monkeypatch.setenv("BOOK_ROOT", str(tmp_path))
-    page = (ROOT / "book" / "flash_attention.md").read_text(encoding="utf-8")
-    cell = r"~~~\{code-cell\}\n(?::tags: [^\n]*\n)?(.*?)~~~\n"
-    cells = re.findall(cell, page, re.DOTALL)
-    (imports,) = [each for each in cells if "from bookkit import" in each]
-    reading = [each for each in cells if "recorded(" in each or "if record:" in each]
-    assert len(reading) == 2
-    import bookkit
-
-    made: list[str] = []
-    names: dict[str, object] = {}
-    exec(imports, names)
-    names["claim"] = lambda statement, **how: made.append(statement)
-    names["table"] = lambda columns, rows, caption: made.append(caption)
-    names["show"] = lambda figure, alt, caption: made.append(caption)
-    for cell in reading:
-        exec(cell, names)
-    assert isinstance(names["record"], bookkit.Record)
-    assert len(made) == 6  # a figure, two tables, three claims
-    file.unlink()
-    made.clear()
-    for cell in reading:
-        exec(cell, names)
-    assert names["record"] is None and not made
-    assert "There is no recording yet" in capsys.readouterr().out
+    shown = ROOT / "benchmarks" / "results" / "cuda" / "flash_attention.json"
+    tiny, real = (json.loads(each.read_text())["data"] for each in (file, shown))
+    assert tiny.keys() == real.keys()
+    for table in ("checks", "tuned", "ladder", "rows"):
+        assert tiny[table][0].keys() == real[table][0].keys(), table
+    assert [step["step"] for step in tiny["ladder"]] == [
+        step["step"] for step in real["ladder"]
+    ]
+    case = {"what": "forward", "head_dim": 64, "causal": True, "dtype": "float32"}
+    assert speeds(tiny["rows"], **case)["ours"].keys() == {16, 32}
+    assert all(row["tflops"] > 0 and row["ms"] > 0 for row in tiny["rows"])

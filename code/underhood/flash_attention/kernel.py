@@ -1,6 +1,6 @@
 """FlashAttention, forward and backward, in Triton, as an operator of PyTorch.
 
-This file needs torch and triton alone: copy it into a project, call `triton_attention`.
+This file needs torch and triton (3.6, 3.7) alone: copy it, call `triton_attention`.
 No atomics: equal bits in every run. After Dao 2023, arXiv:2307.08691, Algorithms 1, 2.
 """
 
