@@ -16,7 +16,8 @@ document.addEventListener("DOMContentLoaded", () => {
   logo?.setAttribute("aria-label", "Home");
   // What scrolls sideways can be reached and scrolled with the keyboard. To ask for sizes
   // makes the browser lay out what is far from the screen: a little at a time, when idle.
-  const scrollers = ".table-scroll, .highlight pre, figure.picture, .source-file, .math";
+  const scrollers = ".table-scroll, .pst-scrollable-table-container, .highlight pre, " +
+    "figure.picture, .source-file, mjx-container[display]";
   const reach = (box) => {
     if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
@@ -27,7 +28,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const askOn = (idle) => {
     while (asked < boxes.length) {
       reach(boxes[asked++]);
-      if (!(idle?.timeRemaining() > 2)) break;
+      if (!(idle?.timeRemaining() > 30)) break; // of 50 ms: who scrolls now does not wait
     }
     if (asked < boxes.length) whenIdle(askOn);
     else document.documentElement.dataset.scrollers = "known";

@@ -15,6 +15,7 @@ import ast
 import hashlib
 import json
 import logging as standard_logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from bookkit import (
     environment,
     execution,
     foot,
+    formulas,
     glossary,
     inventory,
     ledger,
@@ -44,6 +46,7 @@ from bookkit.failures import FailureLog, execution_failure, remember, remembered
 from bookkit.freshness import CodeGraph, MissingData, chapter_key
 
 LOGGER = logging.getLogger(__name__)
+OWN_TAB_STOPS = "/* tab stops: see site.js */"
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def setup(app: Any) -> dict[str, Any]:
     execution.keep_cached_outputs()
 
     # An edit of the extension itself renders every page anew (from the cache).
-    own = sorted(Path(__file__).parent.glob("*.py"))
+    own = sorted([*Path(__file__).parent.glob("*.py"), formulas.DRAWER])
     app.add_config_value("bookkit_sources", _digest(own), "env")
     # Without a changed page Sphinx would not copy a changed style sheet either.
     app.add_config_value("bookkit_static", "", "html")
@@ -88,6 +91,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-resolved", _fill_in)
     app.connect("html-collect-pages", listing.source_pages)
     app.connect("html-page-context", _preload_fonts)
+    app.connect("html-page-context", formulas.draw, priority=800)
     app.connect("html-page-context", _without_idle_scripts, priority=900)
     app.connect("html-page-context", live.add_scripts)
     app.connect("builder-inited", live.announce)
@@ -286,6 +290,7 @@ def _fill_in(app: Any, doctree: nodes.document, docname: str) -> None:
         for node in list(doctree.findall(kind)):
             node.replace_self(nodes.raw("", to_html(node), format="html"))
     doctree.append(nodes.raw("", foot.to_html(app, docname), format="html"))
+    pictures.lighten(app, doctree)
     pictures.move_out(app, doctree, docname)
 
 
@@ -302,16 +307,38 @@ def _preload_fonts(
 def _without_idle_scripts(
     app: Any, pagename: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """MathJax weighs as much as the rest of a page: only where there are formulas."""
-    if 'class="math' not in context.get("body", ""):
+    """MathJax weighs as much as the rest of a page: only where it has work to do."""
+    body = context.get("body", "")
+    if 'class="math' not in body or "<mjx-container" in body:
         context["script_files"] = [
             script
             for script in context.get("script_files", [])
-            if "mathjax/" not in str(getattr(script, "filename", ""))
+            if "mathjax" not in str(getattr(script, "filename", ""))
         ]
 
 
+def _without_tab_stops(app: Any) -> None:
+    """Take a part out of the theme's script that `site.js` does without a pause.
+
+    It asks for the size of every box of code at once, when the page is there: a second
+    or more in which the reader cannot scroll, and again whenever something changes.
+    """
+    script = Path(app.outdir, "_static", "scripts", "pydata-sphinx-theme.js")
+    text = script.read_text(encoding="utf-8")
+    call = r',"complete"===document\.readyState\?(\w+)\(\):'
+    call += r'window\.addEventListener\("load",\1\)'
+    if found := re.search(call, text):
+        # As long as it was: the source map stays true.
+        instead = OWN_TAB_STOPS.ljust(len(found[0]))
+        script.write_text(text.replace(found[0], instead), encoding="utf-8")
+    elif OWN_TAB_STOPS not in text:
+        message = f"{script.name} does not set tab stops as it did: see extension.py"
+        LOGGER.warning(message, type="bookkit", subtype="theme")
+
+
 def _finish(app: Any, exception: Exception | None) -> None:
+    if exception is None and app.builder.name == "html":
+        _without_tab_stops(app)
     standard_logging.getLogger("sphinx").removeHandler(app.bookkit_log)
     log = app.bookkit_log
     docnames = {app.env.path2doc(str(Path(app.srcdir, page))) for page in log.pages()}

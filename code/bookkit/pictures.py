@@ -1,7 +1,9 @@
-"""Pixels inside a drawing, as files beside the pages.
+"""Lighter drawings: pixels as files beside the pages, and none of what nobody sees.
 
 Matplotlib writes an image into the SVG as base64. A page with twenty of them is
-heavy before its first word can be read, and what is drawn twice is sent twice.
+heavy before its first word can be read, and what is drawn twice is sent twice. It also
+writes a style sheet into each drawing, which holds for the whole page: the browser
+computes every style of the page anew for every drawing.
 """
 
 from __future__ import annotations
@@ -16,8 +18,41 @@ from typing import Any
 from docutils import nodes
 from PIL import Image
 
+DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
 INLINE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 SMALL = 3000  # characters: less than that is not worth a request
+
+# Of a drawing by Matplotlib: what it says about itself, indents, a style sheet, and
+# millionths of a point.
+NOT_SEEN = re.compile(
+    r"<metadata>.*?</metadata>|\s+(?=</?(?:g|defs|path|use)\b)", re.DOTALL
+)
+SHEET = re.compile(r'<style type="text/css">\*\{([^}]*)\}</style>')
+LINES = 'stroke-linejoin="round" stroke-linecap="butt"'
+PLACES = re.compile(r'(?<= )(?:d|x|y)="[^"]*"')
+FRACTION = re.compile(r"\d+\.\d{3,}")
+
+
+def lighten(app: Any, doctree: nodes.document) -> None:
+    """Leave out of a page's drawings what cannot be seen."""
+    if app.builder.format != "html":
+        return
+    for raw in doctree.findall(nodes.raw):
+        if "<svg" in raw.astext():
+            raw.children = [nodes.Text(DRAWING.sub(_lighter, raw.astext()))]
+
+
+def _lighter(drawing: re.Match[str]) -> str:
+    svg = drawing[0]
+    if not SHEET.search(svg):
+        return svg
+    svg = SHEET.sub("", svg).replace("<svg ", f"<svg {LINES} ", 1)
+    svg = NOT_SEEN.sub("", svg)
+    return PLACES.sub(lambda place: FRACTION.sub(_rounded, place[0]), svg)
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def move_out(app: Any, doctree: nodes.document, docname: str) -> None:

@@ -7,6 +7,7 @@ use for, buttons and the long indexes, stays out.
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Sequence
@@ -69,7 +70,13 @@ def join(site: Path, pages: Sequence[str], address: str) -> str:
     soups = {page: _read(site / f"{page}.html") for page in pages}
     heads = [_only(soup, "head") for soup in soups.values()]
     sheets = list(heads[0].select('link[rel="stylesheet"]'))
-    # Not every page has formulas; one that has says how they are drawn.
+    # Not every page has formulas; one that has says how they are drawn: by a style for
+    # what the build drew, or by scripts.
+    styles = [
+        re.sub(r'url\("(?:\.\./)*_static', 'url("/_static', str(style))
+        for head in heads
+        for style in head.select("style.formulas")
+    ]
     drawing = [head for head in heads if head.select('script[src*="mathjax"]')]
     scripts = [
         tag
@@ -86,6 +93,7 @@ def join(site: Path, pages: Sequence[str], address: str) -> str:
             '<!doctype html><html lang="en" data-theme="light"><head>',
             f'<meta charset="utf-8">{_only(soups[pages[0]], "head title")}',
             *map(str, sheets),
+            *styles,
             f"<style>{STYLE}</style>",
             *map(str, scripts),
             "</head><body>",

@@ -35,6 +35,9 @@ def test_every_chapter_is_in_it_once(document: BeautifulSoup) -> None:
         for what in ("pre", "svg", "span.math", "button", "script", "details.hide")
     }
     assert min(counts[what] for what in ("pre", "svg", "span.math")) > 100, counts
+    styles = [str(each) for each in document.select("style.formulas")]
+    assert styles or document.select('head script[src*="mathjax"]')
+    assert not any("../_static" in each for each in styles)
     assert counts["button"] == counts["script"] == counts["details.hide"] == 0, counts
 
 
