@@ -505,6 +505,26 @@ def test_pictures_are_svg_in_the_color_of_the_text() -> None:
         assert "nan" not in svg
 
 
+def test_a_picture_leaves_out_what_is_no_container() -> None:
+    heap = heap_with("a", "aa", "xa")
+    heap.new("leaf", container=False)
+    heap.link("a", "leaf")
+    heap.bind("y", "leaf")
+    svg = draw_heap(heap, {"a": (50.0, 50.0)})
+    assert "leaf" not in svg
+    assert ">x<" in svg
+    assert ">y<" not in svg
+
+
+def test_a_container_without_a_place_is_named() -> None:
+    heap = heap_with("abc", "ab ba", "xc")
+    for draw in (draw_heap, draw_collection):
+        with pytest.raises(ValueError, match=r"places: got \['a'\].*b, c missing"):
+            draw(heap, {"a": (50.0, 50.0)})
+    assert heap.alive == {"a", "b", "c"}
+    assert heap.watch is None
+
+
 def test_the_picture_of_a_collection_shows_what_happened() -> None:
     places = {name: (10.0 + 40 * i, 50.0) for i, name in enumerate("abcde")}
     svg = draw_collection(heap_with("abcde", "ab ba bc bd ed ed", "xe"), places)

@@ -2,15 +2,22 @@
 
 import copy
 import ctypes
+import datetime
+import decimal
+import enum
+import fractions
 import gc
 import graphlib
+import pathlib
 import random
 import re
 import struct
 import sys
 import types
+import typing
+import uuid
 import xml.etree.ElementTree as ElementTree
-from collections import deque
+from collections import deque, namedtuple
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +29,7 @@ from underhood.objects import header, object_graph
 from underhood.objects.drawing import _arranged, columns_of
 from underhood.objects.layout import GAP, spread
 from underhood.objects.memory import FIELDS, header_fields, is_immortal, refcount_of
-from underhood.objects.referents import width
+from underhood.objects.referents import is_mutable, width
 
 WIDE = {"depth": 99, "max_items": 99, "max_nodes": 60, "max_names": 99}
 
@@ -406,6 +413,82 @@ def test_whatever_lives_in_this_process_can_be_drawn():
         graph = object_graph({"it": obj}, depth=2, max_nodes=10)
         assert graph["it"].id == id(obj)
         ElementTree.fromstring(graph.svg.encode())
+
+
+class Corner(typing.NamedTuple):
+    x: int
+    y: int
+
+
+class CornerWithNotes(Corner):
+    """No `__slots__`: its instances have a `__dict__`."""
+
+
+class CountingDate(datetime.date):
+    __slots__ = ("count",)
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: int = 1
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        8,
+        "eight",
+        None,
+        NotImplemented,
+        (),
+        object(),
+        Corner(1, 2),
+        namedtuple("Pair", "a b")(1, 2),
+        sys.version_info,
+        datetime.date(2020, 1, 1),
+        datetime.datetime(2020, 1, 1),
+        datetime.timedelta(1),
+        decimal.Decimal(1),
+        fractions.Fraction(1, 2),
+        pathlib.Path("."),
+        pathlib.PurePosixPath("."),
+        re.compile("a"),
+        uuid.UUID(int=1),
+        list[int],
+        types.MappingProxyType({}),
+        Frozen(),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_immutable_objects_are_drawn_as_such(thing):
+    assert not is_mutable(thing)
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        [],
+        {},
+        bytearray(),
+        iter([]),
+        Plain(),
+        Slotted(),
+        Plain,
+        len.__class__,
+        lambda: None,
+        CornerWithNotes(1, 2),
+        CountingDate(2020, 1, 1),
+        Color.RED,  # it takes attributes like any instance
+        Guarded(),
+    ],
+    ids=lambda thing: type.__getattribute__(type(thing), "__name__"),
+)
+def test_mutable_objects_are_drawn_as_such(thing):
+    assert is_mutable(thing)
 
 
 def held_by(obj, **limits):

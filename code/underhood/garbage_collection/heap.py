@@ -4,7 +4,9 @@ A model of the default (GIL, generational) build as it is in CPython 3.11 to 3.1
 3.14.5 and 3.15. Names follow `Python/gc.c`. Objects are known by their names.
 
 What is left out: threads, the permanent generation of `gc.freeze`, uncollectable
-objects with a `tp_del` of C, and the untracking of tuples and dicts of atoms.
+objects with a `tp_del` of C, the untracking of tuples and dicts of atoms, the wait for
+the interpreter's loop before a collection starts (3.12 and later), and that weak
+references without a callback are cut after the finalizers (3.15).
 """
 
 from __future__ import annotations

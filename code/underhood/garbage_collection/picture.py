@@ -38,13 +38,25 @@ def draw_heap(heap: Heap, places: Mapping[str, Point], title: str = "") -> str:
     """One picture of the living containers, their counts, links and variables.
 
     Args:
-        places: where each object stands; the frame is 300 wide.
+        places: where each container stands, by its name; the frame is 300 wide.
+
+    Raises:
+        ValueError: a living container has no place.
     """
+    _check_places(heap, places)
     return _svg([_panel_of(heap, title, "")], places, columns=1)
 
 
 def draw_collection(heap: Heap, places: Mapping[str, Point]) -> str:
-    """Collect all generations of `heap`, and draw it in six panels as it happens."""
+    """Collect all generations of `heap`, and draw it in six panels as it happens.
+
+    Args:
+        places: as for `draw_heap`.
+
+    Raises:
+        ValueError: a living container has no place; nothing was collected.
+    """
+    _check_places(heap, places)
     before = _panel_of(heap, "1  Before", "each object and its reference count")
     snapshots: list[Snapshot] = []
     heap.watch = snapshots.append
@@ -72,13 +84,29 @@ def draw_collection(heap: Heap, places: Mapping[str, Point]) -> str:
     return _svg(panels, places, columns=2)
 
 
+def _containers(heap: Heap) -> list[str]:
+    return sorted(name for name in heap.alive if heap.generation(name) is not None)
+
+
+def _check_places(heap: Heap, places: Mapping[str, Point]) -> None:
+    missing = [name for name in _containers(heap) if name not in places]
+    if missing:
+        raise ValueError(
+            f"places: got {sorted(places)}; a place is needed for each container: "
+            f"{', '.join(missing)} missing"
+        )
+
+
 def _panel_of(heap: Heap, title: str, subtitle: str) -> Panel:
-    names = sorted(name for name in heap.alive if heap.generation(name) is not None)
+    names = _containers(heap)
     return Panel(
         title,
         subtitle,
-        links={name: heap.links(name) for name in names},
-        variables=heap.variables,
+        links={
+            name: [target for target in heap.links(name) if target in names]
+            for name in names
+        },
+        variables={v: name for v, name in heap.variables.items() if name in names},
         numbers={name: str(heap.refcount(name)) for name in names},
     )
 
@@ -104,7 +132,7 @@ def _step_of(before: Panel, snapshot: Snapshot, title: str, subtitle: str) -> Pa
 
 def _svg(panels: list[Panel], places: Mapping[str, Point], columns: int) -> str:
     rows = math.ceil(len(panels) / columns)
-    below = max(y for _, y in places.values()) + RADIUS + 14
+    below = max((y for _, y in places.values()), default=0.0) + RADIUS + 14
     heading = HEADING if any(panel.title for panel in panels) else 0
     cell = heading + below
     drawn = "".join(

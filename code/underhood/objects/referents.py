@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import fractions
 import gc
+import pathlib
 import re
 import types
 import unicodedata
+import uuid
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
@@ -140,26 +145,56 @@ _PARTS: dict[type, tuple[str, ...]] = {
 
 _IMMUTABLE = (
     *ATOMS,
+    type(NotImplemented),
     slice,
-    object,
     tuple,
     frozenset,
-    types.MappingProxyType,
-    types.CodeType,
+    datetime.date,
+    datetime.datetime,
+    datetime.time,
+    datetime.timedelta,
+    datetime.timezone,
+    decimal.Decimal,
+    fractions.Fraction,
+    pathlib.PurePosixPath,
+    pathlib.PureWindowsPath,
+    pathlib.PosixPath,
+    pathlib.WindowsPath,
+    re.Pattern,
+    uuid.UUID,
     types.BuiltinFunctionType,
+    types.CodeType,
+    types.GenericAlias,
+    types.MappingProxyType,
     types.MethodType,
+    types.UnionType,
 )
 
 
 def is_mutable(obj: object) -> bool:
-    """Whether the type of `obj` offers operations that change it."""
+    """Whether the type of `obj` offers operations that change it.
+
+    Known to offer none: frozen dataclasses, the immutable types that are built in or
+    well known in the standard library, and what inherits from one of those and adds
+    no attributes, such as a named tuple. All others count as mutable.
+    """
     kind = type(obj)
     if issubclass(kind, type):
         return True
-    for namespace in _class_namespaces(kind):
+    namespaces = _class_namespaces(kind)
+    for namespace in namespaces:
         if "__dataclass_params__" in namespace:
             return not namespace["__dataclass_params__"].frozen
-    return kind not in _IMMUTABLE
+    if kind is object:
+        return False
+    has_dict = type.__getattribute__(kind, "__dictoffset__") != 0
+    bases = type.__getattribute__(kind, "__mro__")
+    for base, namespace in zip(bases, namespaces, strict=True):
+        if any(base is known for known in _IMMUTABLE):
+            return base is not kind and has_dict
+        if namespace.get("__slots__"):
+            return True
+    return True
 
 
 def short_repr(obj: object, *, bare: bool = True) -> str:
