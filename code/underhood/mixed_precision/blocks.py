@@ -115,7 +115,10 @@ def quantize(
 
 
 def _scales(largest: Floats, form: BlockFormat) -> tuple[Floats, float]:
-    """Of each block, and of the tensor, from the largest magnitudes (blocks, 1)."""
+    """The scale of each block, (blocks, 1), and of the tensor.
+
+    largest: (blocks, 1), the largest magnitude in each block.
+    """
     if form.scale == "E8M0":
         exponent = np.frexp(largest)[1] - 1 - form.max_exponent
         exponent = np.where(largest > 0, exponent, -E8M0_BIAS)

@@ -1,6 +1,6 @@
 """One small network on real handwritten digits, trained in several precisions.
 
-A CPU has no 16-bit matrix unit, so its products are emulated: operands are 16-bit
+Few CPUs have a 16-bit matrix unit, so it is emulated: operands are 16-bit
 tensors, the product is computed in float32 and rounded to 16 bits. That is what a
 matrix unit with FP32 accumulators promises. An FP16 accumulator is emulated by
 rounding the running sum after every 16 products.
