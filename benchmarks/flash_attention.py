@@ -269,7 +269,7 @@ def ahead() -> list[tuple[str, str]]:
     """What changes kernel.py so that scores are computed one tile ahead."""
     source = Path(kernel.__file__).read_text(encoding="utf-8")
     start = source.index(LOOP)
-    loop = source[start : source.index("    # A row that sees nothing", start)]
+    loop = source[start : source.index("    row_sum = tl.where(", start)]
     return [("@triton.jit\ndef attention_forward(", AHEAD[0]), (loop, AHEAD[1])]
 
 

@@ -371,6 +371,15 @@ def test_a_ring_of_ranks(causal: bool) -> None:
         torch.testing.assert_close(one, other, atol=1e-13, rtol=0)
 
 
+def test_a_ring_says_which_shares_do_not_fit() -> None:
+    query, key = torch.randn(2, 1, 1, 12, 16)
+    with pytest.raises(ValueError, match="got 2 and 3 shares; needed are 3"):
+        ring_attention(query.split(4, 2), key.split(6, 2), key.split(4, 2))
+    uneven = key.split([2, 4, 6], 2)
+    with pytest.raises(ValueError, match=r"shares of \[2, 4, 6\]"):
+        ring_attention(query.split(4, 2), uneven, uneven, causal=True)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -112,30 +112,54 @@ def gradients(output: Tensor, tensors: list[Tensor], d_output: Tensor) -> list[T
     return list(torch.autograd.grad(output, tensors, d_output.to(output)))
 
 
+def what_cancels(
+    case: Case, tensors: list[Tensor], d_output: Tensor
+) -> dict[str, float]:
+    """The sizes of dP and Delta in dS = P * (dP - Delta), as parts of gradients.
+
+    With one key dS is 0. The plain formula gets exactly that; the kernel adds up the
+    two in two orders, and in float32, with an output that is not rounded, they differ.
+    """
+    if case.dtype != torch.float32 or case.lengths[1] > 1:
+        return {}
+    query, key, value = (t.double() for t in tensors)
+    value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    size = (d_output.double() @ value.mT).abs().max() * case.head_dim**-0.5
+    return {
+        "d query": float(size * key.abs().max()),
+        "d key": float(size * query.abs().max()),
+    }
+
+
 def hold(case: Case) -> None:
     """FlashAttention-2's rule.
 
-    A rounding or three at the size of the result are free: with one key, for instance,
-    the plain formula gets exactly 0 as the difference of two equal numbers.
+    A rounding or three at the size of the result, or of what cancels, are free.
     """
     tensors, options = case.inputs()
-    ours, plain, exact = (
-        [t.to(dtype).requires_grad_() for t in tensors]
-        for dtype in (case.dtype, case.dtype, torch.float64)
-    )
+    # In float32 the kernel adds the products of two rows in one chain, as a CPU does.
+    # cuBLAS adds them in several, so its error is not one to be held to.
+    place = torch.device("cpu" if case.dtype == torch.float32 else DEVICE)
+    ours, exact = ([t.to(d).requires_grad_() for t in tensors]
+                   for d in (case.dtype, torch.double))  # fmt: skip
+    plain = [t.to(place, copy=True).requires_grad_() for t in tensors]
+    there = {k: v.to(place) if torch.is_tensor(v) else v for k, v in options.items()}
     output, lse = flash_attention(*ours, return_lse=True, backend="triton", **options)
-    plain_output, _ = formula(*plain, **options)
+    plain_output, _ = formula(*plain, **there)
     truth, true_lse = formula(*exact, **options)
     torch.testing.assert_close(lse.double(), true_lse, atol=2e-5, rtol=1e-5)
     d_output = torch.randn_like(output)
     found = [output, *gradients(output, ours, d_output)]
     naive = [plain_output, *gradients(plain_output, plain, d_output)]
     wanted = [truth, *gradients(truth, exact, d_output)]
+    cancelled = what_cancels(case, tensors, d_output)
     rules = (("output", 2, 1), ("d query", 3, 3), ("d key", 3, 3), ("d value", 3, 3))
     for (name, factor, free), x, y, z in zip(rules, found, naive, wanted, strict=True):
         error = (x.double() - z).abs().max().item()
-        rounding = torch.finfo(case.dtype).eps * max(1.0, z.abs().max().item())
-        allowed = factor * (y.double() - z).abs().max().item() + free * rounding
+        size = max(1.0, z.abs().max().item(), cancelled.get(name, 0.0))
+        rounding = torch.finfo(case.dtype).eps * size
+        worse = (y.double().to(z.device) - z).abs().max().item()
+        allowed = factor * worse + free * rounding
         assert error <= allowed, f"{name}: {error:.1e}, allowed {allowed:.1e}: {case}"
 
 
@@ -406,6 +430,8 @@ def test_the_kernels_compile_ahead_of_time(
         assert (each[tensor_cores] > 0) == (dtype != "float32"), name
         assert each[other] == 0, name
         assert each["ex2"] > 0, name
+        # Such a division of the output broke the rule in float32, on a GPU alone.
+        assert (each["div.full"] > 0) <= ("softcap" in options), name
         assert each["atom"] == 0, name  # nothing is summed in an order of chance
         # The two sums of dK and dV leave little room beside a window's three legs.
         if dtype == "float32":  # its operands stand in registers, so tiles are small

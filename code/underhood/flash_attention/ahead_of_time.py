@@ -26,6 +26,7 @@ INSTRUCTIONS = {
     "cp.async": r"cp\.async\.cg",  # copies to shared memory behind the arithmetic
     "tma": r"cp\.async\.bulk\.tensor",  # copies of whole tiles, Hopper
     "ex2": r"ex2\.approx",  # the exponential unit
+    "div.full": r"div\.full",  # a division that may be 2 ulp off
     "atom": r"\b(?:atom|red)\.",
 }
 

@@ -47,7 +47,8 @@ def flash_attention(
         key_lengths: (batch,) or (batch, key_heads), int: only so many keys count, and
             the queries stand at the last of those, as in a partly filled cache; what
             lies beyond is not read. A padded batch that is `causal` needs none.
-        alibi_slopes: (heads,) or (batch, heads): slope * distance is taken off.
+        alibi_slopes: (heads,) or (batch, heads): slope * distance is subtracted from
+            the scores.
         softcap: c > 0 makes scores c * tanh(scores / c), before ALiBi; 0 is none.
         return_lse: also return the logsumexp of each row of scores.
         backend: "reference" is the formula, "tiled" FlashAttention in PyTorch, "triton"

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x * LOG2_E)
+LOG2_E, LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
 # What a kernel is told when it starts: the keys of each sequence, (batch * key heads,),
 # and slopes of ALiBi, (batch * heads,), or None; `group` query heads share a key head.
 Call = namedtuple("Call", "lengths slopes heads group query_length key_length scale")
@@ -162,10 +162,10 @@ def attention_forward(query, key, value, out, lses, call, MODE: tl.constexpr):
             row_max, row_sum = new_max, row_sum * rescale + tl.sum(weights, 1)
             acc = acc * rescale[:, None]
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision="ieee")
-    # A row that sees nothing has the sum 0: its output is 0, its lse -inf.
-    row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)
-    tl.store(lses + stat, (row_max + tl.log2(row_sum)) / LOG2_E, mask=row < length)
-    store_tile(head_of(out, batch, head), row, length, acc / row_sum[:, None], MODE)
+    row_sum = tl.where(row_sum == 0.0, 1.0, row_sum)  # saw nothing: out 0, lse -inf
+    tl.store(lses + stat, (row_max + tl.log2(row_sum)) * LN_2, mask=row < length)
+    acc *= tl.div_rn(1.0, row_sum)[:, None]  # `/` is up to 2 ulp off on a GPU
+    store_tile(head_of(out, batch, head), row, length, acc, MODE)
 
 
 @triton.jit
@@ -260,7 +260,7 @@ def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
     tiles_q, tiles_k = triton.cdiv(length, rows), triton.cdiv(key_length, block_k)
     grid = batch * (kv_heads * tiles_k if kernel is attention_dkdv else heads * tiles_q)
     # The hardware that copies tiles reads their description from global memory.
-    triton.set_allocator(lambda size, *_: torch.empty(size, device="cuda"))
+    triton.set_allocator(lambda n, *_: torch.empty(n, device="cuda", dtype=torch.int8))
     # A launch goes to the current GPU, which need not be that of the tensors.
     with torch.cuda.device(tensors[0].device if tensors[0].is_cuda else -1):
         try:

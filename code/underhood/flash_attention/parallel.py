@@ -103,11 +103,16 @@ def ring_attention(
     """Each rank holds a share of one sequence; keys and values go round the ring.
 
     A simulation in one process of what every rank computes, and when. The shares are
-    equally long and in order; each is (batch, heads, length, head_dim).
+    in order; each is (batch, heads, length, head_dim).
+
+    Raises:
+        ValueError: the ranks do not all have a share of each, or, if `causal`, a rank
+            has not as many keys as queries.
 
     Source: Liu et al. 2023 (arXiv:2310.01889).
     """
     ranks = len(queries)
+    _check_shares(queries, keys, values, causal)
     results: list[tuple[Tensor, Tensor] | None] = [None] * ranks
     for hop in range(ranks):
         for rank in range(ranks):
@@ -129,3 +134,23 @@ def ring_attention(
                 output, lse = merge_outputs(outputs, lses)
             results[rank] = output, lse
     return [result[0] for result in results if result is not None]
+
+
+def _check_shares(
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    causal: bool,
+) -> None:
+    if not len(queries) == len(keys) == len(values):
+        raise ValueError(
+            f"keys, values: got {len(keys)} and {len(values)} shares; needed are "
+            f"{len(queries)}, one for each share of queries"
+        )
+    rows = [query.shape[2] for query in queries]
+    columns = [key.shape[2] for key in keys]
+    if causal and rows != columns:
+        raise ValueError(
+            f"keys: got shares of {columns}; if causal, they must be as long as "
+            f"those of queries, {rows}"
+        )
