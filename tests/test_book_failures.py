@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from bs4 import BeautifulSoup
 
 from tinybook import TinyBook, cell
@@ -90,6 +92,42 @@ def test_link_to_a_page_that_was_removed_fails_though_the_linking_page_is_unchan
     assert broken.status != 0
     assert "book/one.md" in broken.report
     assert tiny_book.build().status != 0
+
+
+def test_a_build_of_one_page_accepts_links_to_the_others(tiny_book: TinyBook) -> None:
+    tiny_book.page("one", cell(CLAIM) + "See {doc}`two`.")
+    tiny_book.page("two", cell(CLAIM))
+    part = "format: jb-book\nroot: book/one\n"
+    toc = str(tiny_book.write("part/_toc.yml", part))
+    alone = tiny_book.build("--toc", toc, "--path-output", "part")
+    assert alone.status == 0, alone.output
+    tiny_book.page("one", cell(CLAIM) + "See {doc}`nowhere`.")
+    broken = tiny_book.build("--toc", toc, "--path-output", "part")
+    assert broken.status != 0
+    assert "one.md:13: unknown document: 'nowhere'" in broken.report
+    tiny_book.page("one", cell(CLAIM) + "See {doc}`two`.")
+    tiny_book.contents("one")  # all of the book: the other page is not in it
+    assert "unknown document: 'two'" in tiny_book.build().report
+
+
+def test_a_reference_that_came_while_a_build_ran_is_found_by_the_next(
+    tiny_book: TinyBook,
+) -> None:
+    entry = "@misc{{known{0}, title={{T}}, year={{{0}}}}}\n"
+    references = "# References\n\n:::{bibliography}\n:::\n"
+    tiny_book.write("book/references.md", references)
+    tiny_book.page("one", cell(CLAIM) + "Known {cite}`known2020`.")
+    tiny_book.page("two", cell(CLAIM))
+    tiny_book.contents("one", "two", "references")
+    assert tiny_book.build().status == 0
+    file = tiny_book.root / "book/references.bib"
+    before = file.stat().st_mtime
+    tiny_book.write("book/references.bib", entry.format(2020) + entry.format(2021))
+    os.utime(file, (before + 0.001, before + 0.001))
+    tiny_book.page("two", cell(CLAIM) + "New {cite}`known2021`.")
+    build = tiny_book.build()
+    assert build.status == 0, build.output
+    assert "2021" in tiny_book.html("references")
 
 
 def test_recording_must_be_declared_and_say_where_it_is_from(

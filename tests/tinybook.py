@@ -81,8 +81,9 @@ class TinyBook:
         lines = "".join(f"  - file: book/{name}\n" for name in names)
         self.write("_toc.yml", f"format: jb-book\nroot: book/index\nchapters:\n{lines}")
 
-    def build(self) -> Build:
-        command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "."]
+    def build(self, *options: str) -> Build:
+        program = str(Path(sys.executable).with_name("jupyter-book"))
+        command = [program, "build", ".", *options]
         done = subprocess.run(
             command,
             cwd=self.root,

@@ -146,6 +146,12 @@ def _outdated_pages(
         env.bookkit_code_digest = digest
         special = getattr(env, "bookkit_special", {})
         outdated |= {doc for doc, names in special.items() if "inventory_node" in names}
+    # An entry may come while a build runs: then the page that lists them all is newer
+    # than the file, and does not know the entry.
+    entries = sorted(sources.bibliography(app))
+    if getattr(env, "bookkit_entries", entries) != entries:
+        outdated |= {key.docname for key in env.get_domain("cite").bibliographies}
+    env.bookkit_entries = entries
     for docname in env.found_docs:
         page = _parsed_page(env, docname)
         if not page.is_notebook:

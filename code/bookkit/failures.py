@@ -52,11 +52,21 @@ class FailureLog(logging.Handler):
             .removeprefix("ERROR: ")
         )
         failure = Failure(self._relative(place), message)
+        if (kind, subtype) == ("ref", "doc") and self._is_left_out(failure):
+            return
         if failure not in self.failures:
             self.failures.append(failure)
 
     def _relative(self, place: str) -> str:
         return place.removeprefix(f"{self.app.srcdir}/").removesuffix(":")
+
+    def _is_left_out(self, failure: Failure) -> bool:
+        """Whether a page leads to one that exists, in a build of some pages only."""
+        contents = Path(self.app.srcdir, self.app.config.external_toc_path)
+        if contents == Path(self.app.srcdir, "_toc.yml"):
+            return False
+        target = failure.message.split("'")[1]  # unknown document: 'target'
+        return Path(self.app.srcdir, failure.place).with_name(f"{target}.md").is_file()
 
     def pages(self) -> dict[str, list[Failure]]:
         """The failures by page; those without a page under an empty name."""
