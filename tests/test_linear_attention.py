@@ -424,3 +424,12 @@ def test_relatives_refuse_what_does_not_divide() -> None:
         relatives.lsh_attention(q, v, num_buckets=4, chunk_size=4)
     with pytest.raises(ValueError, match="num_buckets"):
         relatives.lsh_attention(q, v, num_buckets=3, chunk_size=5)
+
+
+def test_relatives_make_their_masks_where_the_queries_are() -> None:
+    # Neither a GPU nor numbers: a tensor made on the CPU raises beside these.
+    q = torch.empty(1, 1, 32, 8, device="meta")
+    options = {"num_buckets": 4, "chunk_size": 4, "causal": True}
+    outs = [attention(q, q, q, True) for attention in DENSE.values()]
+    outs.append(relatives.lsh_attention(q, q, **options))
+    assert {(out.device.type, out.shape) for out in outs} == {("meta", q.shape)}

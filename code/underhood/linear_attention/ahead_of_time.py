@@ -76,14 +76,14 @@ def _compile_here(
         normalize=True,
         chunk_size=64,
     )
-    half = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}[dtype]
+    pointer = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}[dtype]
     in_dtype = {"query_ptr", "key_ptr", "value_ptr", "out_ptr"}
     signature, aligned = {}, {}
     for index, name in enumerate(kernel.chunked_forward.arg_names):
         if name in fixed:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            signature[name] = half if name in in_dtype else "*fp32"
+            signature[name] = pointer if name in in_dtype else "*fp32"
         else:
             signature[name] = "i32"
         # As a launch would find: pointers and dimensions are multiples of 16.

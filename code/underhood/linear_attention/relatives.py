@@ -19,7 +19,8 @@ def masked_attention(
         visible: boolean, broadcast to (batch, heads, query_length, key_length).
     """
     scores = query @ key.mT * query.shape[-1] ** -0.5
-    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+    hidden = ~visible.to(scores.device)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     return weights.nan_to_num(0.0) @ value
 
 
@@ -68,7 +69,8 @@ def lsh_attention(
     rotation = torch.randn(dim, num_buckets // 2, generator=generator).to(query)
     rotated = query @ rotation
     bucket = torch.cat([rotated, -rotated], -1).argmax(-1)  # (batch, heads, length)
-    order = (bucket * length + torch.arange(length)).argsort(-1)
+    tokens = torch.arange(length, device=query.device)
+    order = (bucket * length + tokens).argsort(-1)
     pieces = (batch, heads, length // chunk_size, chunk_size)
 
     def sorted_chunks(x: Tensor) -> Tensor:
@@ -117,6 +119,6 @@ def pooled_attention(
     check_divisible("length", length, stride)
     pooled_key = key.unflatten(2, (-1, stride)).mean(3)
     pooled_value = value.unflatten(2, (-1, stride)).mean(3)
-    last = torch.arange(stride - 1, length, stride)  # of each block
-    ended = last <= torch.arange(length)[:, None]
+    tokens = torch.arange(length, device=key.device)
+    ended = tokens[stride - 1 :: stride] <= tokens[:, None]  # the last of each block
     return masked_attention(query, pooled_key, pooled_value, ended | (not causal))
