@@ -27,7 +27,7 @@ from underhood.gated_attention import (
     train,
     windows,
 )
-from underhood.gated_attention.sink import copy_batch, measure_silence
+from underhood.gated_attention.sink import Copier, copy_batch, measure_silence
 from underhood.gated_attention.training import KINDS
 
 DOUBLE = torch.float64
@@ -286,7 +286,7 @@ def test_text_and_windows():
     assert targets[1].tolist() == text[8:13].tolist()
     with pytest.raises(ValueError, match="'sys' has no source file"):
         bytes_of_modules(("sys",))
-    with pytest.raises(ValueError, match="length: got 5"):
+    with pytest.raises(ValueError, match="text: got 5 bytes; more than length, 5"):
         windows(text[:5], 5, torch.tensor([0]))
 
 
@@ -324,6 +324,14 @@ def test_what_is_refused():
         FLASH(6, chunk_size=0)
     with pytest.raises(ValueError, match="chunk_size: got 0"):
         mixed_chunk_attention(q, q, q, q, q, chunk_size=0)
+    for place, name in enumerate(("quad_query", "quad_key", "lin_query", "lin_key")):
+        views = [q] * 4
+        views[place] = q[:, :4]  # fills as many chunks as the others
+        with pytest.raises(ValueError, match=rf"{name}: got shape \(1, 4, 4\)"):
+            mixed_chunk_attention(*views, q, chunk_size=5)
+        views[place] = torch.randn(1, 5, 3)
+        with pytest.raises(ValueError, match=r"\(1, 5, [34]\) is needed"):
+            mixed_chunk_attention(*views, q, chunk_size=5)
     with pytest.raises(ValueError, match="s: got 3"):
         GatedAttentionUnit(6, s=3)
     with pytest.raises(ValueError, match="x: got shape"):
@@ -340,6 +348,12 @@ def test_what_is_refused():
         GatedLinearUnit(0)
     with pytest.raises(ValueError, match="steps: got 0"):
         train(KINDS[0], torch.arange(200), torch.arange(200), seed=0, steps=0)
+    for sizes, name in (((128, 200), "training"), ((200, 128), "validation")):
+        texts = [torch.arange(size) for size in sizes]
+        with pytest.raises(ValueError, match=f"{name}: got 128 bytes"):
+            train(KINDS[0], *texts, seed=0, steps=1, length=128)
+    with pytest.raises(ValueError, match="text: got 128 bytes"):
+        bits_per_byte(LanguageModel(KINDS[0]), torch.arange(128))
 
 
 def test_what_is_asked_of_the_copier():
@@ -354,6 +368,16 @@ def test_what_is_asked_of_the_copier():
                     wanted[before] = 1
                 assert answers[row, place].equal(wanted)
                 assert asked[row, place] == bool(wanted.any())
+
+
+def test_the_copier_is_causal_and_takes_shorter_texts():
+    torch.manual_seed(0)
+    ids = torch.randint(17, (3, 17))
+    for gated in (False, True):
+        head = Copier(gated).double()
+        (whole, weights), (part, fewer) = head(ids), head(ids[:, :9])
+        assert torch.allclose(part, whole[:, :9], atol=1e-12)
+        assert torch.allclose(fewer, weights[:, :9, :9], atol=1e-12)
 
 
 def test_a_head_without_gate_needs_a_sink():

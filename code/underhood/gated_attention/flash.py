@@ -50,11 +50,12 @@ def mixed_chunk_attention(
     if chunk_size < 1:
         raise ValueError(f"chunk_size: got {chunk_size}; at least 1 is needed")
     batch, length, _ = value.shape
+    views = (quad_query, quad_key, lin_query, lin_key)
+    check_views(views, value)
     check_key_mask(key_mask, value)
     if key_mask is None:
         key_mask = value.new_ones(batch, length, dtype=torch.bool)
-    tensors = (quad_query, quad_key, lin_query, lin_key, value)
-    q, k, lin_q, lin_k, v = (_chunks(t, chunk_size) for t in tensors)
+    q, k, lin_q, lin_k, v = (_chunks(t, chunk_size) for t in (*views, value))
     # (batch, chunks, chunk_size); what fills the last chunk is no real token
     real = _chunks(key_mask[..., None], chunk_size)[..., 0]
 
@@ -159,6 +160,21 @@ class FLASH(GatedAttentionUnit):
             causal=self.causal,
             key_mask=key_mask,
         )
+
+
+def check_views(views: tuple[Tensor, ...], value: Tensor) -> None:
+    """Queries and keys must be (batch, length) of `value`, with one number of features.
+
+    A length that is off by a few positions would fill the same chunks unnoticed.
+    """
+    needed = (*value.shape[:2], views[0].shape[-1])
+    names = ("quad_query", "quad_key", "lin_query", "lin_key")
+    for name, view in zip(names, views, strict=True):
+        if view.shape != needed:
+            raise ValueError(
+                f"{name}: got shape {tuple(view.shape)}; {needed} is needed, for a "
+                f"value of shape {tuple(value.shape)}"
+            )
 
 
 def _chunks(x: Tensor, size: int) -> Tensor:

@@ -36,8 +36,8 @@ class Copier(nn.Module):
         self.to_out = nn.Linear(size, WORDS, bias=False)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, 17) to outputs (batch, 17, 16) and weights (batch, 17, 17)."""
-        x = self.tokens(ids) + self.places.weight
+        """(batch, n) to outputs (batch, n, 16), weights (batch, n, n); n up to 17."""
+        x = self.tokens(ids) + self.places.weight[: ids.shape[1]]
         query, key, value = self.to_qkv(x).chunk(3, dim=-1)
         weights = attention_weights(query, key, is_causal=True)
         heads = weights @ value

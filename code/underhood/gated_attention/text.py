@@ -27,9 +27,16 @@ def bytes_of_modules(names: tuple[str, ...]) -> Tensor:
     return torch.tensor(list(b"".join(files)))
 
 
+def check_longer(name: str, text: Tensor, length: int) -> None:
+    """Raises ValueError if no window of `length` inputs and targets fits in."""
+    if text.numel() <= length:
+        raise ValueError(
+            f"{name}: got {text.numel()} bytes; more than length, {length}, are needed"
+        )
+
+
 def windows(text: Tensor, length: int, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs and targets, one byte apart: two (len(starts), length)."""
-    if text.numel() <= length:
-        raise ValueError(f"length: got {length}; the text has {text.numel()} bytes")
+    check_longer("text", text, length)
     rows = text[starts[:, None] + torch.arange(length + 1)]
     return rows[:, :-1], rows[:, 1:]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from underhood.gated_attention.flash import FLASH
-from underhood.gated_attention.text import windows
+from underhood.gated_attention.text import check_longer, windows
 from underhood.gated_attention.units import GatedAttentionUnit, apply_rope
 
 KINDS = ("attention + FFN", "GAU × 2", "FLASH × 2")
@@ -115,6 +115,7 @@ def count_parameters(module: nn.Module) -> int:
 @torch.no_grad()
 def bits_per_byte(model: nn.Module, text: Tensor, length: int = 128) -> float:
     """The mean over `text`, cut into windows of `length`; 8 is a uniform guess."""
+    check_longer("text", text, length)
     starts = torch.arange(0, len(text) - length, length)
     total = 0.0
     for part in starts.split(64):
@@ -146,6 +147,8 @@ def train(
     """
     if steps < 1:
         raise ValueError(f"steps: got {steps}; at least 1 is needed")
+    check_longer("training", training, length)
+    check_longer("validation", validation, length)
     torch.manual_seed(seed)
     model = LanguageModel(kind, **options)
     draw = torch.Generator().manual_seed(seed)
