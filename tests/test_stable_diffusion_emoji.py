@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from underhood.stable_diffusion import data, evaluate, train
 from underhood.stable_diffusion import emoji as model
@@ -263,6 +265,41 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
     )
 
 
+class Blur(Objective):
+    """A convolution in channels_last, as the networks are in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.rows = torch.arange(12)
+        self.register_buffer("images", uniform(12, 3, 6, 6), persistent=False)
+
+    def draw(self, batch, generator):
+        return (torch.randn(batch, 4, 4, 4, generator=generator),)
+
+    def forward(self, rows, noise):
+        return (self.layer(self.images[rows]) - noise).square().mean()
+
+
+def test_a_run_goes_on_with_the_moments_laid_out_like_the_weights(tmp_path):
+    """The fused step of Adam pairs them by their place in memory."""
+    torch.manual_seed(1)
+    whole = Run(Blur(), PLAN, Place(), tmp_path / "whole.safetensors")
+    torch.manual_seed(1)
+    first = Run(Blur(), PLAN, Place(), tmp_path / "parts.safetensors")
+    losses = [first.train_step() for _ in range(10)]
+    first.save(torch.stack(losses).mean())
+    second = Run(Blur(), PLAN, Place(), tmp_path / "parts.safetensors")
+    weight = second.objective.layer.weight
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert second.optimizer.state[weight][name].stride() == weight.stride()
+    for _ in range(10):
+        second.train_step()
+    for _ in range(20):
+        whole.train_step()
+    assert torch.equal(weight, whole.objective.layer.weight)
+
+
 def test_the_log_holds_means_since_the_last_save(tmp_path):
     def log(name, steps, save_every):
         plan = dataclasses.replace(PLAN, steps=steps, save_every=save_every)
@@ -400,6 +437,65 @@ def test_two_processes_learn_what_one_does(tmp_path):
         ValueError, match="batch: got 5, no multiple of the 2 processes"
     ):
         fit(line(), Plan(1, 5, 0.1), Place(0, 2), tmp_path / "x.safetensors")
+
+
+def test_every_process_sends_its_own_share():
+    batch = torch.arange(6)
+    shares = [Place(rank, 3).send(batch).tolist() for rank in range(3)]
+    assert shares == [[0, 3], [1, 4], [2, 5]]
+    assert Place(device=torch.device("meta")).send(batch).device.type == "meta"
+
+
+class Waits(TorchDispatchMode):
+    """Notes what mixes tensors of the device and of the CPU, and waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if torch.is_tensor(x)]
+        waits = not (kwargs or {}).get("non_blocking", False)
+        if waits and len({each.device.type for each in tensors}) > 1:
+            self.found.append(str(func))
+        return out
+
+
+def test_a_loss_waits_for_nothing_from_the_cpu(emoji):
+    """The meta device stands for a GPU: a copy that waits would empty its queue."""
+    tokenizer = model.make_tokenizer(emoji.captions)
+    objectives = (
+        AutoencoderObjective(model.make_autoencoder(), emoji),
+        DiffusionObjective(
+            model.make_unet(),
+            model.make_text_encoder(tokenizer),
+            model.make_scheduler(),
+            torch.zeros(len(emoji), 32, 8, 8),
+            tokenizer(emoji.captions),
+            tokenizer("")[0],
+            emoji.training(),
+        ),
+    )
+    place = Place(device=torch.device("meta"))
+    for objective in objectives:
+        objective.to("meta")
+        random = objective.draw(4, torch.Generator())
+        batch = [place.send(part) for part in (objective.rows[:4], *random)]
+        with Waits() as waits:
+            loss = objective(*batch)
+        assert loss.device.type == "meta"
+        assert waits.found == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_and_goes_on_from_a_cpu(tmp_path):
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
+        tiny_run(tmp_path)
+    tiny_run(tmp_path, steps=6)
+    tiny_run(tmp_path, steps=8)
+    header = read_tensors(tmp_path / "diffusion.safetensors")[1]
+    assert [entry["step"] for entry in header["log"]] == [4, 6, 8]
 
 
 # --- files --------------------------------------------------------------------------

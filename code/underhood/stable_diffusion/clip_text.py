@@ -191,7 +191,8 @@ class CLIPTextModel(nn.Module, Configured):
         for layer in layers[: len(layers) - clip_skip]:
             x = layer(x)
         x = self.final_layer_norm(x)
-        return CLIPTextOutput(x, x[torch.arange(len(x)), self._ends(input_ids)])
+        rows = torch.arange(len(x), device=x.device)
+        return CLIPTextOutput(x, x[rows, self._ends(input_ids)])
 
     def _ends(self, input_ids: Tensor) -> Tensor:
         """Where each text ends: (batch,)."""

@@ -132,10 +132,7 @@ def draw_character(font: ImageFont.FreeTypeFont, character: str) -> Image.Image 
     layer = Image.new("RGBA", (side, side))
     top = (side - BITMAP[1]) // 2
     ImageDraw.Draw(layer).text((0, top), character, font=font, embedded_color=True)
-    if layer.getchannel("A").getextrema() == (
-        0,
-        0,
-    ):  # nothing is opaque: a control character
+    if layer.getchannel("A").getbbox() is None:  # a control character: nothing to see
         return None
     canvas = Image.new("RGBA", layer.size, "white")
     canvas.alpha_composite(layer)

@@ -11,9 +11,10 @@ from underhood.stable_diffusion.autoencoder import AutoencoderKL
 from underhood.stable_diffusion.checks import one_of
 from underhood.stable_diffusion.clip_text import CLIPTextModel
 from underhood.stable_diffusion.noise_schedule import Scheduler
+from underhood.stable_diffusion.state import write_json
 from underhood.stable_diffusion.tokenizer import CLIPTokenizer, read_json
 from underhood.stable_diffusion.unet import UNet2DConditionModel
-from underhood.stable_diffusion.weights import load_model, save_model, write_json
+from underhood.stable_diffusion.weights import load_model, save_model
 
 MODELS = {
     "vae": AutoencoderKL,

@@ -255,9 +255,9 @@ class Scheduler(Configured):
     def alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 - ᾱ_t), each (batch, 1, ...) with as many axes as `like`."""
         shape = (-1,) + (1,) * (like.ndim - 1)
-        ratio = self.alphas_cumprod.to(like.device)[timesteps.to(like.device)].view(
-            shape
-        )
+        # From ordinary memory to a GPU this is safe, and the host need not wait.
+        table = self.alphas_cumprod.to(like.device, non_blocking=True)
+        ratio = table[timesteps.to(like.device)].view(shape)
         return ratio.sqrt().to(like.dtype), (1 - ratio).sqrt().to(like.dtype)
 
     def alpha_bar(self, timestep: int, final: float | Tensor = 1.0) -> Tensor:

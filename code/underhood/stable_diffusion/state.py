@@ -96,8 +96,14 @@ def load_training(
     except RuntimeError as error:
         raise ValueError(f"{path}: belongs to another model: {error}") from error
     state: dict[int, dict[str, Tensor]] = {}
+    owners = [each for group in optimizer.param_groups for each in group["params"]]
     for key, value in parts["optimizer"].items():
         index, _, name = key.partition(".")
+        owner = owners[int(index)]
+        if value.shape == owner.shape:
+            # The file knows shapes, not strides. A fused step pairs a weight with its
+            # moments by their place in memory: both must be laid out alike.
+            value = torch.empty_like(owner).copy_(value)
         state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -2,17 +2,20 @@
 
 What is random in a step is drawn for the whole batch from the number of the step, on
 the CPU; a process takes its share of it. So a run that was stopped goes on as if it had
-not been, and two processes learn what one does.
+not been, and two processes learn what one does: up to rounding, if a sum may be taken
+in another order, as by several processes or on a GPU.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,18 +39,40 @@ class Place:
         """The one process that writes files."""
         return self.rank == 0
 
+    def send(self, batch: Tensor) -> Tensor:
+        """This process's share of a batch, on its device.
+
+        From pinned memory, so that nobody waits for the GPU: the next step is prepared
+        while it still computes this one.
+        """
+        share = batch[self.rank :: self.world_size].contiguous()
+        if self.device.type == "cuda":
+            share = share.pin_memory()
+        return share.to(self.device, non_blocking=True)
+
 
 def find_place() -> Place:
-    """A GPU if there is one, else the CPU; joins the others if torchrun started us."""
+    """A GPU if there is one, else the CPU; joins the others if torchrun started us.
+
+    Raises:
+        ValueError: there are more processes than GPUs.
+    """
     cuda = torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK: got {local}; with {torch.cuda.device_count()} GPUs, "
+                f"torchrun may start at most as many processes"
+            )
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     if "WORLD_SIZE" not in os.environ:
         return Place(device=device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group(
+        "nccl" if cuda else "gloo", device_id=device if cuda else None
+    )
     return Place(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -128,6 +153,17 @@ def update_average(average: nn.Module, model: nn.Module, share: float) -> None:
     torch._foreach_lerp_(olds, news, share)
 
 
+def share_gradients(objective: Objective) -> nn.Module:
+    """`objective`, with gradients that are the mean over all processes.
+
+    Buffers hold the data. They never change, so they are not sent in every step.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    new, old = "forward_sync_buffers", "broadcast_buffers"  # renamed in PyTorch 2.13
+    switch: dict[str, Any] = {new if new in known else old: False}
+    return DistributedDataParallel(objective, **switch)
+
+
 class Run:
     """A training under way: all that its file remembers.
 
@@ -160,7 +196,7 @@ class Run:
             self.log = header["log"]
         self.together: nn.Module = objective
         if place.world_size > 1:
-            self.together = DistributedDataParallel(objective, broadcast_buffers=False)
+            self.together = share_gradients(objective)
 
     def train_step(self) -> Tensor:
         """One step of Adam, gradients clipped to norm 1; the loss comes back."""
@@ -168,10 +204,7 @@ class Run:
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + self.step)
         rows = rows_of_step(self.objective.rows, self.step, plan.batch, plan.seed)
         random = self.objective.draw(plan.batch, generator)
-        share = slice(place.rank, None, place.world_size)
-        loss = self.together(
-            *(part[share].to(place.device) for part in (rows, *random))
-        )
+        loss = self.together(*(place.send(part) for part in (rows, *random)))
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate(self.step)
         self.optimizer.zero_grad()

@@ -5,7 +5,6 @@ Nothing is unpickled. Every error names the file and, where there is one, the ke
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from underhood.stable_diffusion.autoencoder import AutoencoderKL
 from underhood.stable_diffusion.clip_text import CLIPTextModel
+from underhood.stable_diffusion.state import write_json
 from underhood.stable_diffusion.tokenizer import read_json
 from underhood.stable_diffusion.unet import UNet2DConditionModel
 from underhood.transformer.weights import WeightsError, check_weights
@@ -153,11 +153,3 @@ def class_name(model: nn.Module) -> dict[str, Any]:
             "up_block_types": ["UpDecoderBlock2D"] * levels,
         }
     return {"_class_name": name}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, in one piece or not at all."""
-    temporary = path.with_suffix(".part")
-    text = json.dumps(dict(content), indent=2, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
