@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def load_coco(path: str | Path) -> CocoDataset:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path.name} is not JSON: {error}") from None
     for key in ("images", "annotations", "categories"):
@@ -168,11 +167,10 @@ def save_results(
             box = [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)]
             rows.append({"image_id": image.id, "category_id": each.label,
                          "bbox": box, "score": round(each.score, 5)})  # fmt: skip
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    temporary = path.with_name(path.name + ".part")
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(rows, file)
-        os.replace(name, path)
+        temporary.write_text(json.dumps(rows), encoding="utf-8")
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(name)
+        temporary.unlink(missing_ok=True)
         raise

@@ -58,7 +58,7 @@ def read_config(directory: Path) -> DetrConfig:
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"directory must have a config.json, got {directory}")
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding="utf-8"))
     if "model_type" in values:
         return config_from_published(values)
     values["id2label"] = {int(k): v for k, v in values["id2label"].items()}

@@ -135,6 +135,7 @@ def detect(
     """
     model.eval()
     pixel_values, pixel_mask = preprocess([image], shortest, longest)
-    outputs = model(pixel_values, pixel_mask)
+    device = next(model.parameters()).device
+    outputs = model(pixel_values.to(device), pixel_mask.to(device))
     size = (image.height, image.width)
     return postprocess(outputs, [size], threshold, model.config.id2label)[0]

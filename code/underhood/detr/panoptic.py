@@ -201,7 +201,7 @@ def merge_masks(
     scores, labels = logits.softmax(-1).max(-1)
     keep = (labels != logits.shape[-1] - 1) & (scores > threshold)
     scores, labels = scores[keep], labels[keep]
-    image = torch.zeros(size, dtype=torch.int32)
+    image = torch.zeros(size, dtype=torch.int32, device=logits.device)
     if not len(scores):
         return image, []
     share = pred_masks[keep].sigmoid()[None]
