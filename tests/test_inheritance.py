@@ -34,6 +34,7 @@ from underhood.inheritance import (
     smallest_hierarchy,
 )
 from underhood.inheritance.hierarchies import consistent_hierarchies
+from underhood.inheritance.lookup import is_data_descriptor
 
 ROOT = Path(__file__).parents[1]
 DIAMOND = {"A": (), "B": ("A",), "C": ("A",), "D": ("B", "C")}
@@ -164,6 +165,13 @@ def test_a_merge_that_is_stuck_ends_with_nothing_taken() -> None:
         ("K", SERIOUS, "K M N X Y object"),
         ("Z", KNOTTY, "Z K1 K3 A K2 D B C E object"),
         ("G", {"F": (), "E": ("F",), "G": ("F", "E")}, "G E F object"),
+        # Printed by Python 2.2 in a mail of Samuele Pedroni: "perplexed by mro",
+        # python-dev, 1 October 2002.
+        (
+            "Z",
+            {**dict.fromkeys("ABC", ()), "X": ("A",), "Y": ("A",), "Z": tuple("XBYC")},
+            "Z X Y A B C object",
+        ),
         ("D", DIAMOND, "D B C A object"),
     ],
 )
@@ -505,6 +513,15 @@ def test_lookups_that_are_not_modelled_are_refused() -> None:
         get_attribute(int, "x")
 
 
+def test_what_counts_as_a_data_descriptor() -> None:
+    for make in KINDS.values():
+        value = make("tag")
+        real = inspect.isdatadescriptor(value)
+        if not isinstance(value, type):  # of a class `inspect` says no at once
+            assert is_data_descriptor(value) == real, value
+    assert is_data_descriptor(OnlySets("tag"))
+
+
 def test_super_walks_the_order_of_the_instance() -> None:
     class A:
         def who(self) -> str:
@@ -523,7 +540,7 @@ def test_super_walks_the_order_of_the_instance() -> None:
     proxy, real = Super(B, D), super(B, D)
     assert proxy.__thisclass__ is real.__thisclass__ is B
     assert proxy.__self_class__ is real.__self_class__ is D
-    with pytest.raises(TypeError, match="no instance or subclass of B"):
+    with pytest.raises(TypeError, match="got A; an instance or a subclass of B"):
         Super(B, A())
 
 
@@ -536,8 +553,22 @@ def test_torch_does_what_the_chapter_says_of_it() -> None:
             self.weight = weight
 
     assert Forgetful(None).size == 3
-    with pytest.raises(AttributeError, match=r"before Module\.__init__"):
-        Forgetful(nn.Linear(1, 1))
+    linear = nn.Linear(1, 1)
+    for weight in (linear, linear.weight):
+        with pytest.raises(AttributeError, match=r"before Module\.__init__"):
+            Forgetful(weight)
+
+    class Counting:
+        def __init__(self) -> None:
+            self.count = 0
+
+    class Ends(nn.Module, Counting): ...
+
+    class PassesOn(nn.Module, Counting):
+        call_super_init = True
+
+    assert not hasattr(Ends(), "count")
+    assert PassesOn().count == 0
 
 
 # ---- pictures --------------------------------------------------------------------

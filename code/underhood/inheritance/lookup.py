@@ -61,7 +61,8 @@ def _find_without_getattr(instance: object, name: str) -> Found:
     """The model of `object.__getattribute__`: class, instance, class."""
     cls = type(instance)
     in_class, owner = find_in_classes(_mro_of(cls), name)
-    if owner is not None and is_data_descriptor(in_class):
+    reads = owner is not None and _defines(in_class, "__get__")
+    if reads and is_data_descriptor(in_class):
         value = bind(in_class, instance, cls)
         return Found(value, "data descriptor", owner)
     own = instance_namespace(instance)
@@ -70,7 +71,6 @@ def _find_without_getattr(instance: object, name: str) -> Found:
     if owner is None:
         kind = cls.__name__
         raise AttributeError(f"{kind!r} object has no attribute {name!r}")
-    reads = _defines(in_class, "__get__")
     step = "non-data descriptor" if reads else "class attribute"
     return Found(bind(in_class, instance, cls), step, owner)
 
@@ -85,9 +85,8 @@ def find_in_classes(classes: Iterable[type], name: str) -> tuple[Any, type | Non
 
 
 def is_data_descriptor(value: Any) -> bool:
-    """Whether it reads and also writes: such an attribute hides the instance's own."""
-    writes = _defines(value, "__set__") or _defines(value, "__delete__")
-    return writes and _defines(value, "__get__")
+    """Whether it has `__set__` or `__delete__`, as `inspect.isdatadescriptor` says."""
+    return _defines(value, "__set__") or _defines(value, "__delete__")
 
 
 def bind(value: Any, instance: Any, cls: type) -> Any:
@@ -128,7 +127,10 @@ class Super:
     def __init__(self, cls: type, instance: Any) -> None:
         is_class = isinstance(instance, type) and issubclass(instance, cls)
         if not is_class and not isinstance(instance, cls):
-            raise TypeError(f"instance: no instance or subclass of {cls.__name__}")
+            raise TypeError(
+                f"instance: got {type(instance).__name__}; an instance or a subclass "
+                f"of {cls.__name__} is needed"
+            )
         self.__thisclass__ = cls
         self.__self__ = instance
         self.__self_class__ = instance if is_class else type(instance)
