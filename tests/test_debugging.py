@@ -310,6 +310,19 @@ PROGRAMS = {
         use()
         use()
         """,
+    "thrown": """
+        def resume():
+            try:
+                yield 1
+            except KeyError:
+                y = 2
+                yield y
+
+        it = resume()
+        next(it)
+        a = it.throw(KeyError)
+        it.close()
+        """,
     "classes": """
         class Point:
             def __init__(self, x):
@@ -331,8 +344,8 @@ PROGRAMS = {
 
 def stops_of_pdb(
     script: Path, commands: Sequence[str], breakpoints: Sequence[str] = ()
-) -> list[tuple[str, int, str]]:
-    """The (file, line, function) of each stop, until the script is over."""
+) -> list[Stop]:
+    """Each stop, until the script is over."""
     session = run_pdb(script, [*(f"b {each}" for each in breakpoints), *commands])
     found = stops_in(session.opening)
     for exchange in session.exchanges:
@@ -341,7 +354,7 @@ def stops_of_pdb(
         if over or any(stop.file == "<string>" for stop in stops):
             break
         found += stops
-    return [stop[1:] for stop in found]
+    return found
 
 
 def stops_of_ours(
@@ -349,13 +362,17 @@ def stops_of_ours(
     script: Path,
     commands: Sequence[str],
     breakpoints: Sequence[tuple[int, str]] = (),
-) -> list[tuple[str, int, str]]:
+) -> list[Stop]:
+    """The same of ours; pdb shows an exception as a stop at its line."""
     answers = iter([*(WORDS[each] for each in commands), "quit"])
     ask = lambda stop, local: next(answers)  # noqa: E731
     debugger = kind(ask, same_line=pdb_stops_again())
     for line, condition in breakpoints:
         debugger.set_break(script, line, condition)
-    return [stop[1:] for stop in debugger.run(script)]
+    return [
+        stop._replace(event="line") if stop.event == "exception" else stop
+        for stop in debugger.run(script)
+    ]
 
 
 @functools.cache
@@ -424,7 +441,7 @@ def test_a_condition_is_asked_each_time(tmp_path, kind):
 def test_a_condition_that_fails_stops_as_in_pdb(tmp_path, kind):
     script = write_script(tmp_path, "bad.py", "x = 1\ny = 2\n")
     expected = stops_of_pdb(script, ["c", "c"], ["2, nowhere > 1"])
-    assert expected == [("bad.py", 1, "<module>"), ("bad.py", 2, "<module>")]
+    assert [stop.line for stop in expected] == [1, 2]
     ours = stops_of_ours(kind, script, ["c", "c"], [(2, "nowhere > 1")])
     assert ours == expected
 
@@ -520,6 +537,30 @@ def test_random_programs_stop_where_pdb_stops(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", DEBUGGERS)
+def test_other_threads_do_not_stop_as_in_pdb(tmp_path, kind):
+    script = write_script(
+        tmp_path,
+        "threads.py",
+        """
+        import threading
+
+        def work():
+            done.append(1)
+
+        done = []
+        for _ in range(2):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        work()
+        """,
+    )
+    expected = stops_of_pdb(script, ["c", "c"], ["4"])
+    assert [stop.line for stop in expected] == [1, 4]  # once: in the main thread
+    assert stops_of_ours(kind, script, ["c", "c"], [(4, "")]) == expected
+
+
+@pytest.mark.parametrize("kind", DEBUGGERS)
 def test_locals_are_those_of_the_stopped_frame(tmp_path, kind):
     script = write_script(
         tmp_path, "local.py", "def f(a):\n    b = a * 2\n    return b\n\n\nf(21)\n"
@@ -543,7 +584,9 @@ def test_the_debugger_leaves_no_trace(tmp_path, kind):
     with pytest.raises(KeyError, match="boom"):
         kind(lambda stop, local: "continue").run(script)
     assert (sys.gettrace(), sys.path) == before
-    kind(lambda stop, local: "quit").run(script)
+    quits = kind(lambda stop, local: "quit")
+    assert quits.run(script) == quits.run(script) == quits.stops
+    assert len(quits.stops) == 1
     assert (sys.gettrace(), sys.path) == before
     if kind is MonitoringDebugger:
         assert sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
@@ -15,8 +16,10 @@ from underhood.debugging.transcript import Stop
 class MonitoringDebugger(TraceDebugger):
     """The same rules; only how it hears of an event is different.
 
-    While it waits for a breakpoint, a line without one reports itself once and
-    then runs at full speed.
+    While it waits for a breakpoint, a line without one reports itself once
+    and then runs at full speed. `sys.settrace` hears one thread,
+    `sys.monitoring` all of them: only events of the thread that called `run`
+    count.
 
     Raises:
         RuntimeError: this Python has no `sys.monitoring`; it came with 3.12.
@@ -32,12 +35,14 @@ class MonitoringDebugger(TraceDebugger):
     def run(self, script: Path) -> list[Stop]:
         """As `TraceDebugger.run`; nothing stays registered."""
         events = self._monitoring.events
+        self._thread = threading.get_ident()
         self._lines = events.LINE | events.JUMP
         reports = {
             events.LINE: self._line,
             events.JUMP: self._jump,
             events.PY_START: partial(self._event, "call"),
             events.PY_RESUME: partial(self._event, "call"),
+            events.PY_THROW: partial(self._event, "call"),
             events.PY_RETURN: partial(self._event, "return"),
             events.PY_YIELD: partial(self._event, "return"),
             events.PY_UNWIND: partial(self._event, "return"),
@@ -63,7 +68,8 @@ class MonitoringDebugger(TraceDebugger):
     # The frame that an event is about is the one that called us.
 
     def _event(self, event: str, code: CodeType, *_: object) -> None:
-        if code.co_filename.startswith(self._folder):
+        ours = code.co_filename.startswith(self._folder)
+        if ours and threading.get_ident() == self._thread:
             self._report(event, sys._getframe(1))
 
     def _line(self, code: CodeType, line: int) -> Any:
@@ -83,5 +89,6 @@ class MonitoringDebugger(TraceDebugger):
             return self._monitoring.DISABLE
         if self._waits and (file, line) not in self.breakpoints:
             return self._monitoring.DISABLE
-        self._report("line", frame)
+        if threading.get_ident() == self._thread:
+            self._report("line", frame)
         return None

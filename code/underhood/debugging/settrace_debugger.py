@@ -29,13 +29,14 @@ class TraceDebugger:
     """Runs a script and asks at each stop how to go on.
 
     Args:
-        ask: gets the stop and the local variables there; answers "step" (to the
-            next event anywhere), "next" (not into calls), "return" (to the end of
-            this function), "continue" (to a breakpoint) or "quit".
-        same_line: whether a loop on one line stops in each round, as in the pdb
-            of 3.13.0 and before, but not of 3.14.
+        ask: gets the stop and the local variables there; answers "step" (to
+            the next event anywhere), "next" (not into calls), "return" (to the
+            end of this function), "continue" (to a breakpoint) or "quit".
+        same_line: whether a loop on one line stops in each round, as in the
+            pdb of 3.13.0 and before, but not of 3.14.
 
     Only files in the folder of the script are debugged, not the library's.
+    What pdb does after "return" in a generator is not modelled.
     """
 
     def __init__(self, ask: Ask, *, same_line: bool = False) -> None:
@@ -63,6 +64,7 @@ class TraceDebugger:
             The stops, in order; files are relative to the script's folder.
         """
         path = script.resolve()
+        self.stops = []
         self._folder = os.path.join(path.parent, "")
         self._main = compile(path.read_bytes(), str(path), "exec")
         sys.path.insert(0, str(path.parent))

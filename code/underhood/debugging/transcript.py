@@ -22,7 +22,7 @@ FRAME = re.compile(
 class Stop(NamedTuple):
     """Where a debugger stops: before a line, after a call, before a return."""
 
-    event: str  # "line", "call", "return"
+    event: str  # "line", "call", "return"; from our debuggers also "exception"
     file: str
     line: int
     function: str
