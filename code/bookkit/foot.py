@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import nbformat
 from jinja2 import Environment
 
 from bookkit.environment import facts
 from bookkit.glossary import terms_of
+from bookkit.printed import PDF
 
 SETUP = """\
 # Only where the book is not installed (Colab, a fresh environment): fetch it.
@@ -35,6 +37,7 @@ def to_html(app: Any, page: str) -> str:
     ran = app.env.nb_metadata.get(page, {}).get("exec_data") or {}
     claims = app.env.bookkit_claims.get(page, [])
     about = facts(app)
+    published = app.config.html_baseurl  # `make pdf` runs where the site is published
     recorded = sum(claim["kind"] == "recorded" for claim in claims)
     return _TEMPLATE.render(
         facts=about,
@@ -46,6 +49,7 @@ def to_html(app: Any, page: str) -> str:
         name=Path(page).name,
         ledger=app.builder.get_relative_uri(page, "book/claims"),
         source=f"{'../' * page.count('/')}_sources/{page}.md",
+        pdf=published and urljoin(published, PDF),
     )
 
 
@@ -86,6 +90,7 @@ with {{ facts.Python }} on {{ facts.system }},
 executed in {{ "%.1f" | format(seconds) }} s.</p>
 <p>Take it away: <a href="{{ name }}.ipynb" download>notebook with outputs</a>,
 <a href="{{ source }}" download="{{ name }}.md">Markdown source</a>
+{%- if pdf %}, <a href="{{ pdf }}">the whole book as PDF</a>{% endif %}
 {%- endif %}</p>
 </div>
 """)

@@ -22,6 +22,7 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 
 ROOT = Path(__file__).parents[2]
+PDF = "under-the-hood.pdf"  # in the folder of the built pages
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 LEFT_OUT = ("book/claims", "book/code")  # tables to search in
 SCREEN_ONLY = (  # a folded cell makes a picture or claims, which are printed
@@ -186,7 +187,7 @@ def print_to(pdf: Path, document: Path, site: Path, chromium: str) -> None:
 
 
 def main(root: Path = ROOT) -> None:
-    """Print the built site to `_build/html/under-the-hood.pdf`."""
+    """Print the built site to `PDF`, beside its pages."""
     chromium = find_chromium()
     if chromium is None:
         raise SystemExit(f"No Chromium: looked for {', '.join(NAMES)}.")
@@ -196,7 +197,7 @@ def main(root: Path = ROOT) -> None:
     document = root / "_build" / "book-as-one-page.html"
     text = join(site, pages_of(contents), config["html"]["baseurl"])
     document.write_text(text, encoding="utf-8")
-    pdf = site / "under-the-hood.pdf"
+    pdf = site / PDF
     print_to(pdf, document, site, chromium)
     print(f"The book is at file://{pdf}, {pdf.stat().st_size / 1e6:.0f} MB")
 

@@ -10,7 +10,7 @@ import yaml
 from bs4 import BeautifulSoup
 from pypdf import PdfReader
 
-from bookkit.printed import join, pages_of, print_to
+from bookkit.printed import PDF, join, pages_of, print_to
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build" / "html"
@@ -55,6 +55,20 @@ def test_links_stay_inside_or_lead_to_the_published_site(
     assert all(link.startswith(("https://", "http://", "mailto:")) for link in outside)
     claims = [link for link in outside if link.startswith(ADDRESS + "book/claims")]
     assert claims
+
+
+def test_each_chapter_leads_to_it_where_the_site_is_published(
+    chapters: dict[str, BeautifulSoup],
+) -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    for page in chapters.values():
+        links = [link["href"] for link in page.select(".built a")]
+        assert config["html"]["baseurl"] + PDF in links
+    workflow = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text("utf-8"))
+    steps = [str(step) for step in workflow["jobs"]["test"]["steps"]]
+    (printed,) = (i for i, step in enumerate(steps) if "make pdf" in step)
+    (uploaded,) = (i for i, step in enumerate(steps) if "upload-pages" in step)
+    assert printed < uploaded
 
 
 def test_chromium_prints_it(chromium: str, tmp_path: Path) -> None:
