@@ -251,13 +251,13 @@ def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
     """Run one of the kernels, in tiles that suit head_dim, dtype and GPU."""
     (batch, heads, length, head_dim), dtype = tensors[0].shape, tensors[0].dtype
     kv_heads, key_length = tensors[1].shape[1:3]
-    block_d = triton.next_power_of_2(head_dim)
+    block_d = 1 << (head_dim - 1).bit_length()  # Triton's helpers are slow outside jit
     block_q, block_k, warps, stages = CONFIGS[kernel][max(64, block_d)]
     if dtype == torch.float32:  # no tensor core multiplies it at full precision
         side, warps, stages = max(16, min(32, 2048 // block_d)), 8, 1
         block_q, block_k = min(block_q, side), min(block_k, side)
-    rows = min(block_q, max(16, triton.next_power_of_2(length)))
-    tiles_q, tiles_k = triton.cdiv(length, rows), triton.cdiv(key_length, block_k)
+    rows = min(block_q, max(16, 1 << (length - 1).bit_length()))
+    tiles_q, tiles_k = -(-length // rows), -(-key_length // block_k)
     grid = batch * (kv_heads * tiles_k if kernel is attention_dkdv else heads * tiles_q)
     # The hardware that copies tiles reads their description from global memory.
     triton.set_allocator(lambda n, *_: torch.empty(n, device="cuda", dtype=torch.int8))
