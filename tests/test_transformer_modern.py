@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from underhood.transformer.attention import MultiHeadAttention
@@ -261,6 +262,12 @@ def test_speculative_tokens_follow_the_target():
     assert found[3] == 0
     # Kept: the sum of min(target, draft) = 0.1 + 0.2 + 0.2.
     assert kept.double().mean().item() == pytest.approx(0.5, abs=0.0056)
+
+
+def test_speculative_sampling_stays_on_the_device_of_its_input():
+    with FakeTensorMode():  # a device without the hardware
+        p = torch.empty(4, 9, device="cuda").softmax(-1)
+        assert {out.device.type for out in speculative_sample(p, p)} == {"cuda"}
 
 
 def test_a_perfect_draft_is_never_refused():

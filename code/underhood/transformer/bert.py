@@ -261,6 +261,8 @@ class BertEncoder(nn.Module):
             raise ValueError("tokenizer: this model has none; see from_pretrained")
         max_length = min(max_length, self.config.max_position_embeddings)
         batch = self.tokenizer.batch(texts, max_length=max_length)
+        device = self.embeddings.word_embeddings.weight.device
+        batch = Encoded(*(tensor.to(device) for tensor in batch))
         with torch.no_grad():
             hidden = self(*batch).last_hidden_state
         return F.normalize(mean_pool(hidden, batch.key_mask), dim=-1)

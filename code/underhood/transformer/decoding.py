@@ -128,7 +128,7 @@ def every_sequence(
         rows = [tokens for tokens in complete if len(tokens) == length]
         if not rows:
             continue
-        target = torch.tensor(rows)  # (rows, length)
+        target = torch.tensor(rows, device=source.device)  # (rows, length)
         logits = model(source.expand(len(rows), -1), shift_right(target, begin))
         log_probs = logits.log_softmax(dim=-1).gather(2, target[..., None])
         totals = log_probs.sum(dim=(1, 2)).tolist()

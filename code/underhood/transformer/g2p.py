@@ -85,7 +85,9 @@ class GraphemeToPhoneme(nn.Module):
         if not letters or not set(letters) <= set(string.ascii_lowercase):
             raise ValueError(f"word: got {word!r}; the letters a to z are needed")
         numbers = [GRAPHEMES.index(c) for c in (*letters, "</s>")]
-        embedded = self.graphemes(torch.tensor([numbers]))  # (1, length, hidden_size)
+        device = self.graphemes.weight.device
+        # (1, length, hidden_size)
+        embedded = self.graphemes(torch.tensor([numbers], device=device))
         outputs, _ = self.encoder(embedded)
         return outputs[:, -1]
 
@@ -101,7 +103,8 @@ class GraphemeToPhoneme(nn.Module):
         spoken: list[str] = []
         number = START
         while len(spoken) < max_length:
-            state = self.decoder(self.phonemes(torch.tensor([number])), state)
+            last = torch.tensor([number], device=state.device)
+            state = self.decoder(self.phonemes(last), state)
             number = int(self.output(state).argmax())
             if number == STOP:
                 break

@@ -59,8 +59,8 @@ def jacobian_norm(step: Callable[[Tensor], Tensor], start: Tensor, steps: int) -
 def longest_chain(output: Tensor) -> int:
     """Operations in the longest chain where each waits for the one before.
 
-    A machine with as many arithmetic units as it likes still needs this many rounds to
-    compute `output`. Leaves and bookkeeping nodes count 0.
+    A machine that does each operation of autograd, however large, in one round still
+    needs this many rounds to compute `output`. Leaves and bookkeeping nodes count 0.
     """
     depth: dict[Any, int] = {None: 0}
     todo = [output.grad_fn]

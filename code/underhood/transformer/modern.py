@@ -250,7 +250,9 @@ def speculative_sample(
         )
     guess = torch.multinomial(draft, 1, generator=generator)  # (batch, 1)
     ratio = target.gather(1, guess) / draft.gather(1, guess)
-    luck = torch.rand(ratio.shape, generator=generator, dtype=ratio.dtype)
+    luck = torch.rand(
+        ratio.shape, generator=generator, dtype=ratio.dtype, device=ratio.device
+    )
     kept = luck < ratio
     lacking = (target - draft).clamp(min=0)
     # Where both agree nothing is lacking, and nothing is refused either.
