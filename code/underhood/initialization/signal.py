@@ -113,7 +113,9 @@ def _gradient_norm(layer: nn.Module) -> float:
 def lsuv_(layers: Sequence[nn.Module], x: Tensor) -> None:
     """Scale each layer's weights until its output has second moment 1 on x.
 
-    Initialization by looking at the data instead of by a formula.
+    Initialization by looking at the data instead of by a formula. The source starts
+    from orthogonal matrices and measures the sums before the activation; this measures
+    what comes after it, and takes any start.
 
     Args:
         layers: each with matrices to scale, in the order of the forward pass.
