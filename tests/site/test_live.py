@@ -54,7 +54,7 @@ DIFFERENT = {
     "a third threshold of 0 gives the incremental collector away": COLLECTOR,
     "tables of instance, numbers": "dictionaries are tracked from the start since 3.14",
     "text of with quiet_collector()": f"{POINTERS}; {COLLECTOR}",
-    "the header of a tracked object has the size of two pointers": POINTERS,
+    "the collector's header has the size of two pointers": POINTERS,
     "the header is all that a bare object() has": POINTERS,
     "text of powers = ": POINTERS,
     "an integer takes int.__basicsize__ bytes": POINTERS,
