@@ -75,6 +75,7 @@ def chunked(
 def quadratic_causal(
     query: Tensor, key: Tensor, value: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """`quadratic` with a causal mask, as `in_chunks` takes it."""
     return quadratic(query, key, value, state, causal=True)
 
 
