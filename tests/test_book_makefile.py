@@ -56,7 +56,11 @@ def project(tmp_path: Path) -> Path:
 
 def builds(project: Path) -> tuple[int, int]:
     """Run `make book`: its exit status, and how many builds there were so far."""
-    ran = subprocess.run(["make", "book"], cwd=project, capture_output=True, text=True)
+    # Without what the make around these tests was told, a REQUIREMENTS, say.
+    path = {"PATH": os.environ["PATH"]}
+    ran = subprocess.run(
+        ["make", "book"], cwd=project, env=path, capture_output=True, text=True
+    )
     calls = project / "calls"
     return ran.returncode, len(calls.read_text().split()) if calls.exists() else 0
 
