@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
+from transformers import CLIPTextModel as TheirCLIPTextModel
 
 from diffusion_peers import gap, their_text_encoder, their_unet, their_vae
 from underhood.stable_diffusion import (
@@ -16,7 +19,9 @@ from underhood.stable_diffusion import (
     UNet2DConditionModel,
     load_model,
     save_model,
+    schedulers,
 )
+from underhood.stable_diffusion.folders import load_scheduler
 from underhood.transformer.weights import WeightsError
 
 FILE = "diffusion_pytorch_model.safetensors"
@@ -175,3 +180,39 @@ def test_a_configuration_of_another_model_shows_in_the_shapes(folder: Path) -> N
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="the model needs"):
         load_model(AutoencoderKL, folder)
+
+
+@pytest.mark.parametrize("name", schedulers.__all__)
+def test_what_a_sampler_without_entries_is(name: str, tmp_path: Path) -> None:
+    """The same as in diffusers, though our own defaults are Stable Diffusion's."""
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": name}))
+    ours, theirs = load_scheduler(tmp_path), getattr(diffusers, name)()
+    found = ours.config | {"timestep_spacing": ours.spacing}
+    shared = found.keys() & theirs.config.keys()
+    assert len(shared) >= 8
+    assert {key: found[key] for key in shared} == {
+        key: theirs.config[key] for key in shared
+    }
+
+
+@pytest.mark.parametrize("model_class", [AutoencoderKL, UNet2DConditionModel])
+def test_what_a_model_without_entries_is(model_class: type) -> None:
+    with torch.device("meta"):
+        ours = model_class.from_published({})
+        theirs = getattr(diffusers, model_class.__name__)()
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in theirs.state_dict().items()
+    }
+
+
+def test_what_a_text_encoder_without_entries_is(tmp_path: Path) -> None:
+    theirs = TheirCLIPTextModel(CLIPTextConfig(vocab_size=50, num_hidden_layers=1))
+    theirs.save_pretrained(tmp_path)
+    few = {"vocab_size": 50, "num_hidden_layers": 1}  # older files hold what differs
+    (tmp_path / "config.json").write_text(json.dumps(few))
+    model = load_model(CLIPTextModel, tmp_path)
+    ids = torch.tensor([[3, 1, 4, 1, 49]])
+    assert (
+        gap(model(ids).last_hidden_state, theirs.eval()(ids).last_hidden_state) < 1e-4
+    )

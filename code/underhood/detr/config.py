@@ -125,7 +125,7 @@ def config_from_published(published: dict[str, Any]) -> DetrConfig:
     if published.get("decoder_ffn_dim", ffn) != ffn:
         raise ValueError("config.json: encoder and decoder must have one ffn_dim")
     return DetrConfig(
-        num_labels=len(labels) or published.get("num_labels", 91),
+        num_labels=len(labels) or published.get("num_labels", 2),
         num_queries=published.get("num_queries", 100),
         d_model=published.get("d_model", 256),
         num_heads=heads,

@@ -210,6 +210,7 @@ class AutoencoderKL(nn.Module, Configured):
         "mid_block_add_attention": True,
     }
     ignored = ("down_block_types", "up_block_types", "force_upcast")
+    left_out = {"block_out_channels": (64,), "layers_per_block": 1, "sample_size": 32}
     # Edge of a tile in pixels; None: in one piece. Set by `StableDiffusion`.
     tile_size: int | None = None
 

@@ -131,6 +131,7 @@ class CLIPTextModel(nn.Module, Configured):
         ValueError: an argument has no meaning, or does not fit another.
     """
 
+    left_out = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
     ignored = None  # the configurations of transformers list generation settings, too
 
     def __init__(

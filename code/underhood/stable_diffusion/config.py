@@ -15,6 +15,10 @@ class Configured:
     # Entries that say nothing about the network; None: all that are not arguments.
     ignored: ClassVar[Sequence[str] | None] = ()
 
+    # What diffusers or transformers take for an entry that a file leaves out, where a
+    # default here differs: ours are those of Stable Diffusion v1.
+    left_out: ClassVar[dict[str, Any]] = {}
+
     config: dict[str, Any]
 
     def remember(self, arguments: Mapping[str, Any]) -> None:
@@ -33,6 +37,11 @@ class Configured:
                     if parameter.kind is parameter.KEYWORD_ONLY:
                         names[name] = None
         return list(names)
+
+    @classmethod
+    def from_published(cls, config: Mapping[str, Any]) -> Self:
+        """As `from_config`, for a file that diffusers or transformers wrote."""
+        return cls.from_config(cls.left_out | dict(config))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -58,7 +58,7 @@ def load_scheduler(directory: Path) -> Scheduler:
             f"{', '.join(schedulers.__all__)}"
         )
     try:
-        return getattr(schedulers, name).from_config(config)
+        return getattr(schedulers, name).from_published(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -156,6 +156,12 @@ class Scheduler(Configured):
         "use_lu_lambdas": False,
     }
     ignored = None  # settings of other samplers: a configuration may change its class
+    left_out = {
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "steps_offset": 0,
+    }
     init_noise_sigma: float = 1.0
     default_spacing = "leading"
 

@@ -86,6 +86,7 @@ class UNet2DConditionModel(nn.Module, Configured):
     }
     # Entries that say nothing about the network.
     ignored = ("addition_embed_type_num_heads", "class_embeddings_concat")
+    left_out = {"cross_attention_dim": 1280}
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ def load_model(
     config_path = directory / "config.json"
     try:
         with torch.device("meta"):  # shapes only: the weights are in the file
-            model = model_class.from_config(read_json(config_path))
+            model = model_class.from_published(read_json(config_path))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{config_path}: {error}") from error
     path = weights_file(directory, STEMS[model_class], variant)

@@ -28,6 +28,8 @@ class DDIMScheduler(Scheduler):
     Source: Song et al., "Denoising Diffusion Implicit Models", 2021, equations 12, 16.
     """
 
+    left_out = Scheduler.left_out | {"clip_sample": True, "set_alpha_to_one": True}
+
     def __init__(
         self,
         *,

@@ -22,6 +22,8 @@ class DDPMScheduler(Scheduler):
     Source: Ho et al. 2020, equations 6 and 7.
     """
 
+    left_out = Scheduler.left_out | {"clip_sample": True}
+
     def __init__(
         self,
         *,

@@ -39,6 +39,8 @@ class PNDMScheduler(Scheduler):
     2022, equations 9 and 12; PLMS as in CompVis/latent-diffusion.
     """
 
+    left_out = Scheduler.left_out | {"skip_prk_steps": False}
+
     def __init__(
         self,
         *,
