@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import functools
 import gc
 import math
+import operator
 import sys
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from underhood.mixed_precision import (
     BF16,
@@ -26,11 +29,14 @@ from underhood.mixed_precision import (
     Recipe,
     StochasticRounding,
     accumulate,
+    accuracy,
+    all_gradients,
     held_bytes,
     kahan_sum,
     linear_with_accumulator,
     load_digits,
     matmul_with_accumulator,
+    pretrained,
     round_to_nearest,
     saved_bytes,
     stochastic_bfloat16,
@@ -89,6 +95,8 @@ def test_half_accumulator_is_numpys_loop() -> None:
     assert np.array_equal(ours.numpy(), total)
     with pytest.raises(ValueError, match="step: got 0"):
         matmul_with_accumulator(torch.tensor(a), torch.tensor(b), HALF, 0)
+    with pytest.raises(ValueError, match="zip"):
+        matmul_with_accumulator(torch.tensor(a), torch.tensor(b[:39]), HALF)
 
 
 def test_gradients_of_the_emulated_layer() -> None:
@@ -105,15 +113,25 @@ def test_gradients_of_the_emulated_layer() -> None:
         assert (ours - exact).abs().max() < 0.01 * exact.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [HALF, BRAIN])
-def test_network_is_that_of_torch_in_16_bits(dtype: torch.dtype) -> None:
+def plain(network: Network) -> nn.Sequential:
+    """The same layers as PyTorch's own modules."""
+    pieces = [m for layer in network.layers for m in (layer, nn.ReLU())]
+    return nn.Sequential(*pieces[:-1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "accumulator"),
+    [(HALF, torch.float32), (HALF, HALF), (BRAIN, torch.float32)],
+)
+def test_network_is_that_of_torch_in_16_bits(
+    dtype: torch.dtype, accumulator: torch.dtype
+) -> None:
     """Emulated products against PyTorch's own 16-bit modules, values and gradients."""
     torch.manual_seed(0)
     ours = Network(32).to(dtype)
-    pieces = [m for layer in ours.layers for m in (layer, nn.ReLU())][:-1]
     x = torch.rand(20, 64).to(dtype)
     grads = []
-    for model in (ours, nn.Sequential(*pieces)):
+    for model in (functools.partial(ours, accumulator=accumulator), plain(ours)):
         ours.zero_grad()
         out = model(x)
         out.float().square().sum().backward()
@@ -122,6 +140,17 @@ def test_network_is_that_of_torch_in_16_bits(dtype: torch.dtype) -> None:
         assert mine.dtype == theirs.dtype == dtype
         bound = 4 * torch.finfo(dtype).eps * theirs.abs().max().item()
         assert (mine.float() - theirs.float()).abs().max().item() <= bound
+
+
+def test_accumulator_of_a_network_is_rounded_after_16_products() -> None:
+    """Above 2048 the spacing of FP16 is 2: one by one, three ones are lost."""
+    network = Network(1).half()
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, float(parameter.ndim == 2))
+    image = torch.zeros(1, 64).half()
+    image[0, 0], image[0, 16::16] = 2048, 1
+    assert network(image).tolist() == [[2052] * 10]
+    assert network(image, HALF).tolist() == [[2048] * 10]
 
 
 def test_master_weights_keep_what_half_loses() -> None:
@@ -184,21 +213,23 @@ def test_one_step_is_that_of_a_plain_loop() -> None:
     torch.manual_seed(3)
     start = Network(16)
     run = train(Recipe(), start, digits, steps=5, learning_rate=1e-2, batch_size=32)
-    layers = [m for layer in start.layers for m in (layer, nn.ReLU())][:-1]
-    plain = nn.Sequential(*layers)
-    optimizer = torch.optim.Adam(plain.parameters(), 1e-2)
+    theirs = plain(start)
+    optimizer = torch.optim.Adam(theirs.parameters(), 1e-2)
     draw = torch.Generator().manual_seed(1)
     for loss in run.losses:
         chosen = torch.randint(1437, (32,), generator=draw)
         wanted = F.cross_entropy(
-            plain(digits.train_images[chosen]), digits.train_labels[chosen]
+            theirs(digits.train_images[chosen]), digits.train_labels[chosen]
         )
         optimizer.zero_grad()
         wanted.backward()
         optimizer.step()
         assert loss == pytest.approx(wanted.item(), rel=1e-4)
-    for ours, theirs in zip(run.network.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    for ours, other in zip(run.network.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(ours, other, rtol=1e-3, atol=1e-5)
+    right = theirs(digits.test_images).argmax(1) == digits.test_labels
+    assert run.accuracy == pytest.approx(right.sum().item() / 360)
+    assert (run.scales, run.skipped) == ([1.0] * 5, [])
 
 
 def test_overflowing_step_is_skipped_and_all_stays() -> None:
@@ -215,6 +246,91 @@ def test_overflowing_step_is_skipped_and_all_stays() -> None:
     for old, new in zip(before, network.parameters(), strict=True):
         assert torch.equal(old, new)
     assert train_step(network, masters, LossScaler(8.0), batch, 64)[1]
+
+
+def flat(network: Network) -> Tensor:
+    return torch.cat([p.detach().float().flatten() for p in network.parameters()])
+
+
+def test_a_run_counts_its_skipped_steps() -> None:
+    torch.manual_seed(0)
+    start = Network(16)
+    recipe = Recipe(HALF, scaler=lambda: LossScaler(2.0**40))
+    run = train(recipe, start, load_digits(), steps=3, learning_rate=0.1)
+    assert run.scales == [2.0**40, 2.0**39, 2.0**38]
+    assert run.skipped == [0, 1, 2]
+    assert torch.equal(flat(run.network), flat(start.half()))
+
+
+def test_a_divisor_too_large_for_half_needs_the_scale() -> None:
+    """What is below 2**-25 is 0 in FP16: here the gradient of every logit."""
+    torch.manual_seed(0)
+    start, digits = Network(16), load_digits()
+
+    def moved(scale: float, divisor: float | None) -> bool:
+        recipe = Recipe(HALF, scaler=lambda: LossScaler(scale, dynamic=False))
+        run = train(recipe, start, digits, steps=1, learning_rate=0.1, divisor=divisor)
+        return not torch.equal(flat(run.network), flat(copy.deepcopy(start).half()))
+
+    assert moved(1.0, None)
+    assert not moved(1.0, 2.0**30)
+    assert moved(2.0**20, 2.0**30)
+
+
+def test_what_becomes_of_updates_below_the_spacing() -> None:
+    """Share of the FP32 run's movement that weights far larger than it make."""
+    torch.manual_seed(3)
+    start, digits = Network(16).bfloat16().float(), load_digits()
+    large = flat(start).abs() > 0.06
+
+    def movement(recipe: Recipe) -> Tensor:
+        run = train(recipe, start, digits, steps=8, learning_rate=1e-4, batch_size=64)
+        return (flat(run.network) - flat(start))[large]
+
+    exact = movement(Recipe())
+    share = {
+        (master, stochastic): (
+            movement(Recipe(BRAIN, master, stochastic=stochastic))
+            @ exact
+            / exact.square().sum()
+        ).item()
+        for master in (True, False)
+        for stochastic in (True, False)
+    }
+    assert share.pop((False, False)) == 0
+    assert share == pytest.approx(dict.fromkeys(share, 1), abs=0.1)
+
+
+def test_accuracy_by_counting() -> None:
+    digits = load_digits()
+    network = pretrained(digits, steps=30)
+    named = [plain(network)(image).argmax().item() for image in digits.test_images]
+    right = sum(map(operator.eq, named, digits.test_labels.tolist()))
+    assert 0.8 < right / 360 < 1
+    assert accuracy(network, digits) == pytest.approx(right / 360)
+    assert accuracy(network.half(), digits) == pytest.approx(right / 360, abs=0.01)
+
+
+def test_all_gradients_are_those_of_plain_modules() -> None:
+    torch.manual_seed(0)
+    network = Network(32)
+    x, labels = torch.randn(20, 64), torch.arange(20) % 10
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)  # of an earlier pass
+    found = all_gradients(network, (x, labels), 20)
+    assert all(parameter.grad is None for parameter in network.parameters())
+    outputs = []
+    for module in plain(network):
+        x = module(x)
+        if isinstance(module, nn.Linear):
+            x.retain_grad()
+            outputs.append(x)
+    F.cross_entropy(x, labels).backward()
+    wanted = {"activations": outputs, "weights": network.parameters()}
+    assert found.keys() == wanted.keys()
+    for kind, tensors in wanted.items():
+        theirs = torch.cat([each.grad.flatten() for each in tensors])
+        assert torch.allclose(found[kind], theirs, rtol=1e-4, atol=1e-7), kind
 
 
 def test_digits() -> None:
