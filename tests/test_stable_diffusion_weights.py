@@ -152,6 +152,18 @@ def test_pickles_are_not_opened(folder: Path, monkeypatch, tmp_path: Path) -> No
     assert not Path("exploded").exists()
 
 
+def test_a_length_that_begins_like_a_pickle(folder: Path) -> None:
+    content = (folder / FILE).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:end].ljust(65536 + 640)
+    length = len(header).to_bytes(8, "little")
+    (folder / FILE).write_bytes(length + header + content[end:])
+    assert length.startswith(b"\x80\x02")
+    tensors = load_file(folder / FILE)
+    model = load_model(AutoencoderKL, folder)
+    assert torch.equal(model.state_dict()[KEY], tensors[KEY])
+
+
 def test_several_files_are_refused(folder: Path) -> None:
     (folder / FILE).rename(folder / "part.txt")
     (folder / f"{FILE}.index.json").write_text("{}")

@@ -20,7 +20,7 @@ from underhood.stable_diffusion.clip_text import CLIPTextModel
 from underhood.stable_diffusion.state import write_json
 from underhood.stable_diffusion.tokenizer import read_json
 from underhood.stable_diffusion.unet import UNet2DConditionModel
-from underhood.transformer.weights import WeightsError, check_weights
+from underhood.transformer.weights import WeightsError, check_weights, is_pickle
 
 Model = TypeVar("Model", AutoencoderKL, CLIPTextModel, UNet2DConditionModel)
 
@@ -94,7 +94,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         WeightsError: the file is a pickle, cut short, or damaged.
     """
     with path.open("rb") as file:
-        if file.read(2) in (b"PK", b"\x80\x02", b"\x80\x04"):
+        if is_pickle(file.read(9)):
             raise WeightsError(
                 f"{path}: a pickle, not safetensors; it is not opened, because a "
                 f"pickle can run any code"

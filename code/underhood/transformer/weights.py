@@ -50,7 +50,7 @@ def read_safetensors(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     content = bytearray(path.read_bytes())
-    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+    if is_pickle(content[:9]):
         raise WeightsError(
             f"{path}: a pickle (of torch.save), not safetensors; it is not opened, "
             f"because a pickle can run any code"
@@ -89,6 +89,16 @@ def read_safetensors(path: Path | str) -> dict[str, Tensor]:
             f"{path}: {len(content) - 8 - size - end} bytes after the last tensor"
         )
     return tensors
+
+
+def is_pickle(head: bytes | bytearray) -> bool:
+    """Whether a file whose first 9 bytes are these is a pickle, bare or in a zip.
+
+    The length of a header of safetensors may begin like a pickle (640 bytes: 0x80,
+    2), but a brace follows it.
+    """
+    bare = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return (bare or head[:2] == b"PK") and head[8:9] != b"{"
 
 
 Entry = tuple[torch.dtype, tuple[int, ...], int, int]  # dtype, shape, start, stop
