@@ -92,6 +92,25 @@ def test_function_equals_torch(dtype, mask, scale):
         assert distance(a, b) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_a_bias_and_a_mask_of_keys_go_together(is_causal):
+    torch.manual_seed(7)
+    attention = MultiHeadAttention(12, 3).double()
+    x, bias = torch.randn(2, 5, 12).double(), torch.randn(2, 3, 5, 5).double()
+    real = torch.arange(5) < torch.tensor([[5], [3]])
+    options = {"attn_mask": bias, "key_mask": real, "is_causal": is_causal}
+    q, k, v = F.linear(x, attention.in_proj_weight).unflatten(-1, (3, 3, 4)).unbind(2)
+    hidden = ~real[:, None, None, :].expand(bias.shape)
+    if is_causal:
+        hidden = hidden | torch.ones(5, 5).triu(1).bool()
+    heads = F.scaled_dot_product_attention(
+        *(each.transpose(1, 2) for each in (q, k, v)),
+        bias.masked_fill(hidden, -math.inf),
+    )
+    expected = attention.out_proj(heads.transpose(1, 2).flatten(2))
+    assert distance(attention(x, **options)[0], expected) < 1e-12
+
+
 @pytest.mark.parametrize("kind", ["bool", "float"])
 def test_a_query_without_keys_gets_zero_and_no_nan(kind):
     torch.manual_seed(1)

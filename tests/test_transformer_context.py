@@ -58,15 +58,19 @@ def test_window_by_hand():
     assert sliding_window_mask(5, 9).equal(torch.ones(5, 5).tril().bool())
 
 
-def test_experts_equal_mixtral():
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_experts_equal_mixtral(top_k):
     mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
     torch.manual_seed(0)
     config = mixtral.MixtralConfig(
-        hidden_size=12, intermediate_size=20, num_local_experts=5, num_experts_per_tok=2
+        hidden_size=12,
+        intermediate_size=20,
+        num_local_experts=5,
+        num_experts_per_tok=top_k,
     )
     config._experts_implementation = "eager"
     theirs = mixtral.MixtralSparseMoeBlock(config).double().eval()
-    ours = MixtureOfExperts(12, 20, 5, 2).double()
+    ours = MixtureOfExperts(12, 20, 5, top_k).double()
     with torch.no_grad():
         theirs.gate.weight.copy_(ours.router.weight)
         for number, expert in enumerate(ours.experts):
@@ -94,5 +98,6 @@ def test_what_is_refused():
         stretched_base(1e4, 2, 2.0)
     with pytest.raises(ValueError, match="window: got 0"):
         sliding_window_mask(4, 0)
-    with pytest.raises(ValueError, match="top_k: got 4"):
-        MixtureOfExperts(6, 8, 3, 4)
+    for top_k in (0, 4):
+        with pytest.raises(ValueError, match=f"top_k: got {top_k}"):
+            MixtureOfExperts(6, 8, 3, top_k)

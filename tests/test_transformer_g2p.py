@@ -7,7 +7,7 @@ import string
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from underhood.transformer.g2p import GRAPHEMES, PHONEMES, RENAMED, GraphemeToPhoneme
@@ -61,6 +61,7 @@ def states_and_phonemes(word):
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(string.ascii_lowercase, min_size=1, max_size=15))
+@example(string.ascii_lowercase)
 def test_equals_numpy(model, word):
     encoded, written = states_and_phonemes(word)
     with torch.no_grad():

@@ -122,6 +122,39 @@ def test_transformer_equals_torch(dtype, norm_first):
     compare(mine, reference, ours, theirs, dtype)
 
 
+@both_norms
+def test_dropout_falls_where_it_does_in_torch(norm_first):
+    """The same draws in the same order; of one sequence, which both lay out alike."""
+    torch.manual_seed(8)
+    x, memory = torch.randn(1, 6, 12), torch.randn(1, 5, 12)
+    options = {"dropout": 0.4, "norm_first": norm_first}
+    for name, inputs in (("Encoder", (x,)), ("Decoder", (x, memory))):
+        kinds = {"Encoder": TransformerEncoderLayer, "Decoder": TransformerDecoderLayer}
+        mine = kinds[name](12, 3, 20, **options)
+        reference = getattr(nn, f"Transformer{name}Layer")(
+            12, 3, 20, batch_first=True, **options
+        )
+        exchange(mine, reference)
+        torch.manual_seed(9)
+        ours = mine(*inputs, is_causal=False)
+        torch.manual_seed(9)
+        assert distance(ours, reference(*inputs)) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_weights_start_as_in_torch(case):
+    torch.manual_seed(10)
+    mine = case.ours().state_dict()
+    torch.manual_seed(10)
+    for name, theirs in case.theirs().state_dict().items():
+        if not case.name.startswith("whole model"):
+            assert torch.equal(mine[name], theirs), name
+        elif theirs.dim() > 1:  # nn.Transformer draws what it then overwrites
+            spread = theirs.std().item()
+            assert mine[name].std().item() == pytest.approx(spread, rel=0.15), name
+
+
 def test_values_published_with_pytorch():
     """test/test_transformers.py of PyTorch: every parameter is cos(0, 1, 2, …)."""
     layer = TransformerEncoderLayer(4, 2, 16, dropout=0.0)
@@ -220,6 +253,11 @@ def test_learning_rate():
 def test_arguments_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         TransformerEncoderLayer(**{"d_model": 8, "num_heads": 2} | options)
+
+
+def test_no_row_of_the_parity_table_is_there_twice():
+    names = [case.name for case in cases()]
+    assert len(set(names)) == len(names)
 
 
 @both_dtypes

@@ -124,5 +124,6 @@ def test_every_reader_recalls_over_a_short_distance(name):
 def test_untrained_readers_guess():
     accuracy = recall_accuracy("GRU", 8, updates=0)
     assert abs(accuracy - 1 / 8) < 6 * math.sqrt(7 / 64 / 1000)
+    assert recall_accuracy("GRU", 8, updates=0) == accuracy
     with pytest.raises(ValueError, match="name: got 'CNN'"):
         recall_accuracy("CNN", 8)

@@ -57,5 +57,7 @@ def test_the_dot_product_depends_on_the_distance_alone():
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="d_model: got 7"):
         sinusoidal_positions(3, 7)
-    with pytest.raises(ValueError, match="length, start: got -1"):
-        sinusoidal_positions(-1, 8)
+    for length, start in ((-1, 0), (3, -1)):
+        with pytest.raises(ValueError, match=f"length, start: got {length}, {start}"):
+            sinusoidal_positions(length, 8, start=start)
+    assert sinusoidal_positions(0, 8).shape == (0, 8)

@@ -33,7 +33,10 @@ def distance(ours, theirs):
 def test_cell_equals_torch(ours, theirs, bias, dtype):
     torch.manual_seed(0)
     mine = ours(5, 7, bias=bias).to(dtype)
+    torch.manual_seed(0)
     reference = theirs(5, 7, bias=bias).to(dtype)
+    for name, start in reference.state_dict().items():
+        assert torch.equal(mine.get_parameter(name), start)
     reference.load_state_dict(mine.state_dict(), strict=True)
     mine.load_state_dict(reference.state_dict(), strict=True)
     x = torch.randn(3, 5, dtype=dtype)

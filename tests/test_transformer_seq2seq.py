@@ -1,14 +1,17 @@
 """The whole model, its decoding, and the task of dates."""
 
 import datetime
+import inspect
 import math
 import random
 import time
+from itertools import product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from underhood.transformer import dates
 from underhood.transformer.decoding import beam_search, every_sequence, greedy_decode
@@ -74,6 +77,13 @@ def test_embeddings_are_scaled_and_shared():
     assert count_parameters(model) == core + 50 * 64
 
 
+def test_the_defaults_are_those_of_torch_and_of_the_paper():
+    ours, theirs = (inspect.signature(k).parameters for k in (Seq2Seq, nn.Transformer))
+    names = {"num_heads": "nhead", "num_layers": "num_encoder_layers"}
+    for name in ("d_model", *names, "dim_feedforward", "dropout", "norm_first"):
+        assert ours[name].default == theirs[names.get(name, name)].default
+
+
 def test_greedy_takes_the_likeliest_token_of_each_prefix():
     """Against teacher forcing on the growing prefix: no cache, no step."""
     for seed in range(3):
@@ -108,6 +118,35 @@ def test_beam_against_every_sequence(seed, beam_size):
     # As wide as there are prefixes: the beam cannot miss anything.
     best = beam_search(model, SOURCE[:1], beam_size=64, **options)[0]
     assert best.tokens == max(referee, key=referee.get)
+
+
+def beam_by_the_definition(model, beam_size, max_length):
+    """No cache, and no end before max_length."""
+    alive, finished = [((), 0.0)], []
+    for length in range(1, max_length + 1):
+        read = torch.tensor([[1, *tokens] for tokens, _ in alive])
+        logits = model(SOURCE[:1].expand(len(alive), -1), read)[:, -1]
+        longer = [
+            ((*tokens, token), score + step)
+            for (tokens, score), row in zip(alive, logits.log_softmax(1), strict=True)
+            for token, step in enumerate(row.tolist())
+        ]
+        alive = []
+        for tokens, score in sorted(longer, key=lambda pair: -pair[1])[:beam_size]:
+            over = tokens[-1] == 2 or length == max_length
+            (finished if over else alive).append((tokens, score))
+        if not alive:
+            break
+    return sorted(finished, key=lambda pair: -pair[1])[:beam_size]
+
+
+def test_beam_stops_only_when_nothing_can_overtake():
+    for seed, beam_size in product(range(8), (2, 3)):
+        model = small_model(seed, vocabulary=5, spread=2.0)
+        options = {"max_length": 5, "beam_size": beam_size}
+        found = beam_search(model, SOURCE[:1], begin=1, end=2, **options)
+        expected = beam_by_the_definition(model, **options)
+        assert [h.tokens for h in found] == [tokens for tokens, _ in expected]
 
 
 def test_a_beam_of_one_is_greedy_and_a_wider_one_can_be_better():
