@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from underhood.flash_attention import (
     decode_attention,
     flash_attention,
+    interface,
     reference_attention,
     ring_attention,
     tiled_attention,
@@ -327,6 +329,30 @@ def test_a_padded_causal_batch_needs_no_lengths(backend: str) -> None:
     torch.testing.assert_close(among[:, :, :20], alone, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("is_cuda", "mode", "head_dim", "wanted"),
+    [
+        (True, "gpu", 64, "triton"),
+        (False, "gpu", 64, "tiled"),
+        (True, "interpreter", 64, "tiled"),
+        (True, "", 64, "tiled"),
+        (True, "gpu", 8, "tiled"),
+    ],
+)
+def test_auto_takes_the_kernel_where_it_is_compiled(
+    is_cuda: bool,
+    mode: str,
+    head_dim: int,
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interface, "triton_mode", lambda: mode)
+    query = SimpleNamespace(
+        is_cuda=is_cuda, dtype=torch.float32, shape=(1, 1, 9, head_dim)
+    )
+    assert interface._chosen("auto", query) == wanted
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("splits", [1, 4])
 def test_decoding_in_pieces(backend: str, splits: int) -> None:
@@ -352,6 +378,22 @@ def test_decoding_in_pieces(backend: str, splits: int) -> None:
         decode_attention(query, key, value, splits=5)
     with pytest.raises(ValueError, match="query: got 2 rows"):
         decode_attention(query.expand(-1, -1, 2, -1), key, value, splits=4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_decoding_scales_and_caps_the_scores(backend: str) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(2, 6, 1, 16, device=DEVICE)
+    key, value = torch.randn(2, 2, 3, 64, 16, device=DEVICE)
+    output, lse = decode_attention(
+        query, key, value, splits=4, softmax_scale=0.7, softcap=2.0, backend=backend
+    )
+    k, v = (each.double().repeat_interleave(2, 1) for each in (key, value))
+    scores = 2.0 * torch.tanh(query.double() @ k.mT * 0.7 / 2.0)
+    wanted = torch.softmax(scores, -1) @ v
+    torch.testing.assert_close(output.double(), wanted, atol=2e-6, rtol=0)
+    wanted_lse = torch.logsumexp(scores, -1)
+    torch.testing.assert_close(lse.double(), wanted_lse, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("causal", [False, True])

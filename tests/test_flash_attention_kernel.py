@@ -62,8 +62,10 @@ class Case:
             "softcap": self.softcap,
         }
         if self.alibi:
-            options["alibi_slopes"] = 2.0 ** -torch.arange(
-                1, self.heads[0] + 1, device=DEVICE
+            slopes = 2.0 ** -torch.arange(1, self.heads[0] + 1, device=DEVICE)
+            # One for each head, or for each head of each sequence.
+            options["alibi_slopes"] = (
+                torch.stack([slopes, slopes / 3]) if self.padded else slopes
             )
         if self.padded:
             options["key_lengths"] = torch.tensor([m, m // 3], device=DEVICE)
@@ -94,7 +96,7 @@ def formula(
     place = place[:, None, :, None]  # (batch, 1, n, 1)
     column = torch.arange(m, device=query.device)
     if alibi_slopes is not None:
-        slopes = alibi_slopes.to(scores)[:, None, None]
+        slopes = alibi_slopes.to(scores)[..., None, None]
         scores = scores - slopes * (place - column).abs()
     left, right = window[0], 0 if causal else window[1]
     hidden = (column >= own[:, None, None, None]).expand(batch, 1, n, m)
@@ -193,7 +195,15 @@ MORE = [
     Case((130, 97), 32, torch.float16, causal=True, alibi=True, heads=(4, 1)),
     Case((64, 200), 32, padded=True, causal=True),
     Case((90, 120), 64, torch.float16, padded=True, heads=(4, 2)),
-    Case((33, 130), 40, padded=True, window=(16, 16), alibi=True, softcap=10.0),
+    Case(
+        (33, 130),
+        40,
+        padded=True,
+        window=(16, 16),
+        alibi=True,
+        softcap=10.0,
+        heads=(2, 1),
+    ),
     Case((70, 130), 16, padded=True, causal=True, window=(40, -1), heads=(6, 3)),
 ]
 
@@ -201,6 +211,21 @@ MORE = [
 @pytest.mark.parametrize("case", MORE, ids=str)
 def test_more_shapes_and_features(case: Case) -> None:
     hold(case)
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiled"])
+@pytest.mark.parametrize("case", MORE, ids=str)
+def test_the_rungs_below_the_kernel_in_float64(backend: str, case: Case) -> None:
+    tensors, options = dataclasses.replace(case, dtype=torch.double).inputs()
+    ours, exact = ([t.clone().requires_grad_() for t in tensors] for _ in range(2))
+    output, lse = flash_attention(*ours, return_lse=True, backend=backend, **options)
+    truth, true_lse = formula(*exact, **options)
+    torch.testing.assert_close(lse, true_lse, atol=1e-13, rtol=1e-13)
+    d_output = torch.randn_like(output)
+    found = [output, *gradients(output, ours, d_output)]
+    wanted = [truth, *gradients(truth, exact, d_output)]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
 @pytest.mark.skipif(MODE != "gpu", reason="bfloat16 is wrong in the interpreter")

@@ -207,6 +207,15 @@ def test_traffic_by_hand(length: int, head_dim: int, capacity: int) -> None:
     assert memory.writes == matrix + length
 
 
+@pytest.mark.parametrize(("capacity", "head_dim"), [(10_000, 24), (6400, 16)])
+def test_no_wider_block_has_room(capacity: int, head_dim: int) -> None:
+    tensors = [each.to("meta") for each in head(128, head_dim)]
+    block_q, block_k = widest_blocks(capacity, head_dim)
+    queries_outside(*tensors, FastMemory(capacity), block_q, block_k)
+    with pytest.raises(FastMemoryExceeded):
+        queries_outside(*tensors, FastMemory(capacity), block_q + 1, block_k)
+
+
 def test_too_small_a_memory_raises() -> None:
     query, key, value = head(256, 16)
     with pytest.raises(FastMemoryExceeded, match="words in a fast memory of 900"):
