@@ -20,6 +20,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import deque, namedtuple
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 
 from underhood.objects import header, object_graph
 from underhood.objects.drawing import _arranged, columns_of
-from underhood.objects.layout import GAP, spread
+from underhood.objects.layout import GAP, Layout, spread
 from underhood.objects.memory import FIELDS, header_fields, is_immortal, refcount_of
 from underhood.objects.referents import is_mutable, width
 
@@ -214,6 +215,48 @@ def test_no_reference_runs_through_a_box(spec):
         for slot in node.slots:
             assert slot.cycle or column[slot.target] > column[node.label]
             assert layout.items[boxes[slot.target]].column == column[slot.target]
+
+
+def crossings(layout):
+    """Pairs of lines between the same columns, in one order here, in another there."""
+    ends = []
+    for link in layout.links:
+        source, target = layout.items[link.source], layout.items[link.target]
+        ends.append((source.column, source.top + link.port, target.top + target.entry))
+    return sum(
+        a[0] == b[0] and (a[1] - b[1]) * (a[2] - b[2]) < 0
+        for a, b in combinations(ends, 2)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 12))
+def test_a_tree_is_drawn_without_a_crossing(rng, size):
+    """Whatever the order in which its objects were found."""
+    parents = [rng.randrange(-2, k) for k in range(size)]  # below 0: from a name
+    depth = {-2: 0, -1: 0}
+    for k, parent in enumerate(parents):
+        depth[k] = depth[parent] + 1
+    layout = Layout()
+    order = [-2, -1, *rng.sample(range(size), size)]
+    item = {k: layout.add(depth[k], 20.0 * (size + 1), 10.0) for k in order}
+    for k in rng.sample(range(size), size):
+        layout.connect(item[parents[k]], 20.0 * (k + 1), item[k])
+    layout.place()
+    assert crossings(layout) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs())
+def test_sorting_never_adds_a_crossing(spec):
+    graph = object_graph(names_of(spec, spec.build()), **WIDE)
+    layout, _, _ = _arranged(graph)
+    height = 0.0
+    for item in layout.items:  # one below the other, as they were found
+        item.top, height = height, height + item.height
+    before = crossings(layout)
+    layout.place()
+    assert crossings(layout) <= before
 
 
 @settings(max_examples=200, deadline=None)
@@ -621,6 +664,7 @@ def test_immortality_by_version():
         ((3, 11), False, 64, struct.pack("<qQ", 5, 9), 5, False),
         ((3, 11), False, 64, struct.pack("<qQ", 2**32 - 1, 9), 2**32 - 1, False),
         ((3, 12), False, 64, struct.pack("<qQ", 2**32 - 1, 9), 2**32 - 1, True),
+        ((3, 12), False, 64, struct.pack("<qQ", 2**30, 9), 2**30, False),
         ((3, 13), False, 64, struct.pack("<qQ", 6, 9), 6, False),
         ((3, 13), False, 32, struct.pack("<iI", 2**30 - 1, 9), 2**30 - 1, True),
         ((3, 14), False, 32, struct.pack("<iI", 7 << 28, 9), 7 << 28, True),

@@ -27,7 +27,7 @@ class Slot:
 
     label: str
     target: str
-    cycle: bool = False
+    cycle: bool
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Node:
     value: str
     refcount: int
     mutable: bool
-    slots: tuple[Slot, ...] = ()
-    hidden: int = 0
+    slots: tuple[Slot, ...]
+    hidden: int
 
     @property
     def immortal(self) -> bool:
@@ -77,7 +77,7 @@ class ObjectGraph:
 
     names: tuple[Name, ...]
     nodes: tuple[Node, ...]
-    hidden_names: int = 0
+    hidden_names: int
 
     @property
     def edges(self) -> tuple[tuple[str, str, str], ...]:
