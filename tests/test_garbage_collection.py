@@ -294,10 +294,10 @@ def test_collections_start_by_themselves_over_the_threshold() -> None:
 
 def test_count_is_net_of_what_was_freed() -> None:
     heap = Heap()
+    heap.new("b")
     for _ in range(5):
         heap.new("a")
         heap.drop("a")
-    heap.new("b")
     heap.new("leaf", container=False)
     assert heap.count == (1, 0, 0)
 
@@ -480,6 +480,10 @@ def test_the_interpreter_world_really_kills_objects() -> None:
         assert real.alive == {"a", "leaf"}
         assert real.collect() == 1
         assert real.alive == frozenset()
+        for name in ("bound", "new"):
+            real.new(name)
+        real.bind("x", "bound")
+    assert real.alive == frozenset()  # the block ends, and all that it made
 
 
 def test_cycles_pile_up_only_while_the_collector_is_off() -> None:
