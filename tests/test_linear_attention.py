@@ -63,7 +63,7 @@ def of_first_head(tensors: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("form", [*FORMS, "auto"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_each_form_is_the_definition(name: str, form: str, causal: bool) -> None:
     qkv = inputs(13)
@@ -350,12 +350,20 @@ def test_linformer_cannot_be_causal() -> None:
     assert leak > 0.01
 
 
-def test_lsh_with_one_bucket_pair_and_one_chunk_is_masked_attention() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("chunk_size", [16, 8, 4, 2])
+def test_lsh_is_masked_attention(chunk_size: int, causal: bool) -> None:
+    """To the same side, among the places of one's own chunk and the one before."""
     q, _, v = inputs(16, 6, 6)
-    got = relatives.lsh_attention(q, v, num_buckets=2, chunk_size=16)
+    options = {"num_buckets": 2, "chunk_size": chunk_size, "causal": causal}
+    got = relatives.lsh_attention(q, v, **options)
     rotation = torch.randn(6, 1, generator=torch.Generator().manual_seed(0)).to(q)
-    side = (q @ rotation)[..., 0] > 0
-    same = side[..., :, None] == side[..., None, :]
+    side = (q @ rotation)[..., 0] <= 0  # the positive one is sorted first
+    chunk = side.int().argsort(dim=-1, stable=True).argsort(-1) // chunk_size
+    behind = (chunk[..., :, None] - chunk[..., None, :]) % (16 // chunk_size)
+    same = (side[..., :, None] == side[..., None, :]) & (behind <= 1)
+    if causal:
+        same = same.tril()
     expected = relatives.masked_attention(q, F.normalize(q, dim=-1), v, same)
     assert torch.allclose(got, expected, rtol=0, atol=1e-10)
 

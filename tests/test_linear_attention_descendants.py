@@ -33,18 +33,18 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_triton = pytest.mark.skipif(kernel_mode() == "none", reason="no Triton")
 
 
-def inputs(length: int, dim: int = 4, value_dim: int = 3, seed: int = 0) -> dict:
+def inputs(length: int, seed: int = 0, *, batch: int = 1, heads: int = 2) -> dict:
     """Query, unit keys, values, gates and betas, float64."""
     torch.manual_seed(seed)
 
     def normal(*last: int) -> Tensor:
-        return torch.randn(1, 2, length, *last, dtype=torch.float64)
+        return torch.randn(batch, heads, length, *last, dtype=torch.float64)
 
     return {
-        "query": normal(dim),
-        "key": F.normalize(normal(dim), dim=-1),
-        "value": normal(value_dim),
-        "log_decay": F.logsigmoid(normal(dim) + 2),
+        "query": normal(4),
+        "key": F.normalize(normal(4), dim=-1),
+        "value": normal(3),
+        "log_decay": F.logsigmoid(normal(4) + 2),
         "beta": 2 * normal().sigmoid(),
     }
 
@@ -86,8 +86,11 @@ def agree(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [1, 8, 21])
-def test_gates_per_dimension_are_the_steps(form: str, length: int) -> None:
-    x = inputs(length)
+@pytest.mark.parametrize(("batch", "heads"), [(1, 2), (2, 1)])
+def test_gates_per_dimension_are_the_steps(
+    form: str, length: int, batch: int, heads: int
+) -> None:
+    x = inputs(length, batch=batch, heads=heads)
     got = gated_linear_attention(*qkv(x), x["log_decay"], form=form, chunk_size=8)
     assert agree(got, by_steps(x, x["log_decay"].exp()))
 
@@ -123,9 +126,12 @@ def test_without_decay_it_is_linear_attention(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [1, 8, 21])
-def test_delta_rule_is_the_steps(form: str, length: int) -> None:
-    x = inputs(length)
-    ones = torch.ones(1, 2, length, 1, dtype=torch.float64)
+@pytest.mark.parametrize(("batch", "heads"), [(1, 2), (2, 1)])
+def test_delta_rule_is_the_steps(
+    form: str, length: int, batch: int, heads: int
+) -> None:
+    x = inputs(length, batch=batch, heads=heads)
+    ones = torch.ones_like(x["beta"])[..., None]
     got = delta_rule(*qkv(x), x["beta"], form=form, chunk_size=8)
     assert agree(got, by_steps(x, ones, x["beta"]))
 
@@ -250,8 +256,27 @@ def test_beta_and_decay_are_refused_by_name() -> None:
     x = inputs(6)
     with pytest.raises(ValueError, match="beta"):
         delta_rule(*qkv(x), x["beta"][..., None])
+    for option in ({"form": "auto"}, {"chunk_size": 0}, {"initial_state": x["key"]}):
+        with pytest.raises(ValueError, match=next(iter(option))):
+            delta_rule(*qkv(x), x["beta"], **option)
+    with pytest.raises(ValueError, match="log_decay"):
+        delta_rule(*qkv(x), x["beta"], x["beta"])
     with pytest.raises(ValueError, match="decay"):
         retention(*qkv(x), decay=torch.ones(3))
+
+
+def test_a_query_of_another_length_is_refused() -> None:
+    x = inputs(6)
+    one = x["query"][:, :, :1]  # would broadcast
+    calls = [
+        lambda: gated_linear_attention(one, *qkv(x)[1:], x["log_decay"]),
+        lambda: delta_rule(one, *qkv(x)[1:], x["beta"]),
+        lambda: retention(one, *qkv(x)[1:]),
+        lambda: triton_linear_attention(*(each.float() for each in (one, *qkv(x)[1:]))),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="query: got length 1"):
+            call()
 
 
 # The kernel
@@ -328,6 +353,23 @@ def test_kernel_in_half_precision(dtype: torch.dtype, tolerance: float) -> None:
     expected = linear_attention(*(each.double() for each in x), causal=True)
     assert got.dtype == dtype
     assert (got.double() - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@needs_triton
+def test_kernel_writes_between_the_fences(monkeypatch) -> None:
+    x, wholes = for_kernel(33, 24, 20), []
+
+    def fenced(like: Tensor) -> Tensor:
+        wholes.append(torch.full((like.numel() + 2000,), torch.nan, device=DEVICE))
+        return wholes[-1][1000:-1000].view(like.shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty_like", fenced)
+        triton_linear_attention(*x, chunk_size=32)
+    assert len(wholes) == 3
+    for whole in wholes:
+        assert whole[1000:-1000].isfinite().all()
+        assert whole[:1000].isnan().all() and whole[-1000:].isnan().all()
 
 
 @needs_triton

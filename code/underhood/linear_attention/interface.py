@@ -43,7 +43,7 @@ def linear_attention(
     *,
     feature_map: str | FeatureMap = "elu+1",
     causal: bool = False,
-    form: str = "auto",
+    form: str = "chunked",
     chunk_size: int = 64,
     normalize: bool = True,
     initial_state: State | None = None,
@@ -59,8 +59,7 @@ def linear_attention(
             features), "efficient" (of the keys over the tokens), "taylor" (1 + cos),
             "favor+", or a `FeatureMap`.
         causal: query i sees the keys 0..i, and whatever `initial_state` holds.
-        form: how, not what: "quadratic", "recurrent", "chunked", "scan", or "auto",
-            the cheaper of quadratic and chunked.
+        form: how, not what: "quadratic", "recurrent", "chunked" or "scan".
         chunk_size: tokens per chunk, of "chunked".
         normalize: divide by the sum of the weights; where that is 0, give 0.
         initial_state: a `State` from an earlier piece of the sequence.
@@ -77,14 +76,12 @@ def linear_attention(
     Source: Katharopoulos et al. (2020), Transformers are RNNs, eqs. 4 to 12.
     """
     check_sequences(query, key, value, causal=causal)
-    check_choice("form", form, ("auto", *RUN))
+    check_choice("form", form, tuple(RUN))
     check_chunk_size(chunk_size)
     phi = resolve(feature_map, query.shape[-1])
     if causal or initial_state is not None or return_state:
         _check_tokenwise(phi)
     query, key = phi.query(query), phi.key(key)
-    if form == "auto":
-        form = cheaper_form(query, value, causal=causal, chunk_size=chunk_size)
 
     # A column of ones beside the values: its output is the sum of the weights.
     value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
@@ -105,20 +102,6 @@ def _check_tokenwise(phi: FeatureMap) -> None:
             "feature_map: the features of a key depend on all keys, also later ones; "
             "allowed are tokenwise maps with causal, initial_state or return_state"
         )
-
-
-def cheaper_form(query: Tensor, value: Tensor, *, causal: bool, chunk_size: int) -> str:
-    """Quadratic for short sequences, else chunked, by multiplications.
-
-    With one chunk or less the two are the same computation. Without `causal`, n² (m
-    + v) multiplications stand against 2 n m v.
-    """
-    length, features = query.shape[-2:]
-    value_dim = value.shape[-1]
-    if causal:
-        return "quadratic" if length <= chunk_size else "chunked"
-    pairs = length * (features + value_dim)
-    return "quadratic" if pairs < 2 * features * value_dim else "chunked"
 
 
 def _joined(state: State | None) -> Tensor | None:
