@@ -189,6 +189,7 @@ MORE = [
     Case((200, 300), 64, torch.float16, causal=True, window=(64, 0)),
     Case((130, 97), 32, window=(10, 5), heads=(2, 1)),
     Case((97, 97), 64, window=(1, 0)),
+    Case((40, 60), 16, window=(0, 9)),
     Case((96, 200), 32, torch.float16, window=(-1, 30)),
     Case((97, 130), 64, causal=True, softcap=5.0),
     Case((97, 130), 64, softcap=30.0, alibi=True, heads=(4, 4)),
