@@ -403,6 +403,7 @@ def test_reprs_that_raise_or_run_on():
             "odd": Odd(),
             "wide": Wide(),
             "text": "x" * 10_000_000,
+            "fits": "x" * 16,  # 18 columns with its quotes
             "number": 10**100_000,
             "nul": "\x00<&",
             "function": partial,
@@ -414,6 +415,7 @@ def test_reprs_that_raise_or_run_on():
     assert re.fullmatch("(对象)+对?…", graph["wide"].value)
     assert width(graph["wide"].value) <= 18
     assert graph["text"].value == "'" + 16 * "x" + "…"
+    assert graph["fits"].value == "'" + 16 * "x" + "'"
     assert graph["number"].value == "of 332193 bits"
     assert "0x" not in graph["address"].value
     ElementTree.fromstring(graph.svg.encode())  # well-formed, whatever came in
