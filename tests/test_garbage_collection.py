@@ -86,6 +86,17 @@ def test_random_programs_meet_what_they_are_to_test() -> None:
     )
 
 
+def test_a_wrong_model_is_found() -> None:
+    class Blind(Heap):
+        def collect(self, generation: int = 2) -> int:
+            return 0
+
+    model, real = compare(random.Random(0), 60, model=Blind(enabled=False))
+    assert [outcome.operation for outcome in model] == [o.operation for o in real]
+    assert {o.found for o in model if o.operation.startswith("collect")} == {0}
+    assert model != real
+
+
 def in_both_worlds(program: Callable[[Heap | Interpreter, list[str]], None]) -> None:
     """Run `program(world, notes)` on the model and on the interpreter."""
     in_model: list[str] = []
@@ -249,9 +260,19 @@ def test_the_steps_of_one_collection() -> None:
     ]
     assert first[0].gc_refs == {"a": 1, "b": 1, "c": 1, "d": 3, "e": 1}
     assert first[1].gc_refs == {"a": 0, "b": 0, "c": 0, "d": 0, "e": 1}
+    assert first[6].gc_refs == {"a": 0, "b": 0, "c": 0, "d": 1, "e": None}
     assert first[-1].unreachable == {"a", "b", "c"}
     assert heap.alive == {"d", "e"}
     assert heap.refcount("d") == 2
+
+
+def test_what_a_reachable_object_refers_to_waits_with_a_count_of_one() -> None:
+    heap = heap_with("ead", "ed aa", "xe")
+    steps: list[Snapshot] = []
+    heap.watch = steps.append
+    assert heap.collect() == 1
+    assert (steps[2].step, steps[2].subject) == ("tentative", "a")
+    assert steps[2].gc_refs == {"e": None, "a": 0, "d": 1}
 
 
 def test_survivors_are_promoted_and_counts_follow() -> None:
