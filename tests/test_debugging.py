@@ -85,6 +85,7 @@ def test_the_page_sees_commands_apart_from_output_and_no_markup(tmp_path):
     assert '<b class="pdb-command">n</b>' in markup
     assert "&lt;b&gt;&amp;&lt;/b&gt;" in markup
     assert markup.count("<b>") == 0
+    assert "timeout" not in markup
 
 
 def test_a_program_that_ends_by_itself(tmp_path):
@@ -92,6 +93,30 @@ def test_a_program_that_ends_by_itself(tmp_path):
     session = run_pdb(script, ["p 'never asked'"], options=())
     assert session.exchanges == ()
     assert (session.ending, session.returncode) == ("exit", 3)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ends of a pipe are POSIX")
+@pytest.mark.parametrize(
+    ("seconds", "timeout", "ending", "code"),
+    [(0.5, 60.0, "exit", 3), (600, 1.5, "timeout", None)],
+)
+def test_a_program_that_closes_its_output_runs_on(
+    tmp_path, seconds, timeout, ending, code
+):
+    script = write_script(
+        tmp_path,
+        "silent.py",
+        f"""
+        import os, time
+        print("bye", flush=True)
+        os.close(1), os.close(2)
+        time.sleep({seconds})
+        os._exit(3)
+        """,
+    )
+    session = run_pdb(script, [], options=(), timeout=timeout)
+    assert (session.opening, session.ending) == ("bye\n", ending)
+    assert session.returncode == code
 
 
 def test_output_that_looks_like_a_prompt_is_output(tmp_path):
@@ -140,6 +165,7 @@ def test_a_hang_ends_at_the_timeout_with_what_was_seen(tmp_path):
     assert [each.command for each in session.exchanges] == ["p 'first'", "c"]
     assert session[-1].output == "going to sleep\n"
     assert str(session).endswith("[no answer: timeout]")
+    assert "<i>[no answer: timeout]</i>" in session._repr_html_()
 
 
 def test_endless_output_ends_at_the_timeout_too(tmp_path):
