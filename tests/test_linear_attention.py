@@ -211,6 +211,16 @@ def test_row_without_weight_is_zero() -> None:
     assert torch.equal(got, torch.zeros_like(v))
 
 
+def test_weights_that_cancel_give_zero() -> None:
+    q, k, v = inputs(2)
+    k[:, :, 1] = -k[:, :, 0]
+    q.requires_grad_()
+    got = linear_attention(q, k, v, feature_map="identity")
+    assert torch.equal(got, torch.zeros_like(v))
+    got.sum().backward()
+    assert torch.equal(q.grad, torch.zeros_like(q))
+
+
 @pytest.mark.parametrize("orthogonal", [True, False])
 def test_favor_is_unbiased(orthogonal: bool) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -259,7 +269,8 @@ def test_rank_is_the_number_of_features(name: str, rank: int) -> None:
 
 def test_effective_support_of_known_rows() -> None:
     rows = torch.tensor([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
-    assert torch.allclose(effective_support(rows), torch.tensor([4.0, 1, 2]))
+    found = effective_support(rows.expand(2, 5, 3, 4))
+    assert torch.allclose(found, torch.tensor([4.0, 1, 2]).expand(2, 5, 3))
 
 
 def test_recall_error_of_linear_attention_follows_the_formula() -> None:
@@ -338,6 +349,20 @@ def test_patterns_and_pooling_can_be_causal(name: str) -> None:
     assert future_leak(lambda q, k, v: attention(q, k, v, False)) > 0.001
 
 
+def test_masked_and_pooled_attention_equal_torch() -> None:
+    q, k, v = inputs(12, 6, 4)
+    visible = relatives.local_pattern(12, 3, causal=True)
+    got = relatives.masked_attention(q, k, v, visible)
+    expected = F.scaled_dot_product_attention(q, k, v, visible)
+    assert torch.allclose(got, expected, rtol=0, atol=1e-10)
+    small = [F.avg_pool2d(x, (4, 1)) for x in (k, v)]  # 4 tokens, each feature alone
+    for causal in (False, True):
+        got = relatives.pooled_attention(q, k, v, stride=4, causal=causal)
+        ended = torch.tensor([[4 * b + 3 <= i for b in range(3)] for i in range(12)])
+        expected = F.scaled_dot_product_attention(q, *small, ended | (not causal))
+        assert torch.allclose(got, expected, rtol=0, atol=1e-10)
+
+
 def test_linformer_cannot_be_causal() -> None:
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(4, 32, dtype=torch.float64, generator=generator)
@@ -389,8 +414,11 @@ def test_lsh_passes_nothing_back_by_value_but_selects_by_the_future() -> None:
 def test_local_and_strided_patterns_by_hand() -> None:
     local = relatives.local_pattern(4, 2, causal=True).int().tolist()
     assert local == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    both_ways = relatives.local_pattern(3, 2).int().tolist()
+    assert both_ways == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
     strided = relatives.strided_pattern(6, 2, causal=True).int().tolist()
     assert strided[5] == [0, 1, 0, 1, 1, 1]
+    assert relatives.strided_pattern(6, 2)[0].int().tolist() == [1, 1, 1, 0, 1, 0]
 
 
 # At the door

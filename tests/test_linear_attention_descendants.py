@@ -315,18 +315,41 @@ def test_kernel_is_the_quadratic_form(
 
 
 @needs_triton
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("length", [33, 64])
-def test_kernel_with_decay_is_retention(length: int) -> None:
+def test_kernel_with_decay_is_retention(length: int, normalize: bool) -> None:
     x = for_kernel(length, 16, 16)
     decay = torch.tensor([0.9, 1e-30], device=DEVICE)  # the second one underflows
     got, state = triton_linear_attention(
-        *x, feature_map="identity", decay=decay, normalize=False, chunk_size=32
+        *x, decay=decay, normalize=normalize, chunk_size=32
     )
-    expected, last = retention(
-        *(each.double() for each in x), decay=decay, form="recurrent"
-    )
+    q, k, v = (each.double() for each in x)
+    ones = torch.ones_like(v[..., :1])  # their sum is the normalizer
+    features = (F.elu(q) + 1, F.elu(k) + 1, torch.cat([v, ones], -1))
+    out, last = retention(*features, decay=decay, form="recurrent")
+    expected = out[..., :-1] / (out[..., -1:] if normalize else 1)
     assert torch.allclose(got.double(), expected, rtol=1e-5, atol=1e-5)
-    assert torch.allclose(state.memory.double(), last, rtol=1e-5, atol=1e-5)
+    found = torch.cat([state.memory, state.normalizer[..., None]], -1)
+    assert torch.allclose(found.double(), last, rtol=1e-5, atol=1e-5)
+
+
+@needs_triton
+def test_kernel_gives_zero_where_weights_cancel() -> None:
+    q, k, v = for_kernel(2, 16, 16)
+    q[:, :, 1], k[:, :, 1] = q[:, :, 0], -k[:, :, 0]
+    got, _ = triton_linear_attention(q, k, v, feature_map="identity")
+    assert torch.equal(got[:, :, 1], torch.zeros_like(v[:, :, 1]))
+
+
+@needs_triton
+def test_kernel_takes_random_features() -> None:
+    x = for_kernel(40, 16, 16)
+    got, _ = triton_linear_attention(*x, feature_map="favor+", chunk_size=32)
+    exact = (each.double() for each in x)
+    expected = linear_attention(*exact, feature_map="favor+", causal=True)
+    assert relative_error(got, expected) < 1e-5
+    with pytest.raises(ValueError, match="feature_map: got 260 features, max 256"):
+        triton_linear_attention(*for_kernel(16, 65, 16), feature_map="favor+")
 
 
 @needs_triton

@@ -91,7 +91,7 @@ def linear_attention(
 
     out, total = out[..., :-1], out[..., -1:]
     if normalize:
-        out = out / total.masked_fill(total == 0, 1)
+        out = out / total.masked_fill(total == 0, torch.inf)
     last = State(state[..., :-1], state[..., -1])
     return (out, last) if return_state else out
 

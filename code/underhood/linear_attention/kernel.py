@@ -83,7 +83,7 @@ def chunked_forward(
         acc += tl.dot(scores.to(value.dtype), value, input_precision=PRECISION)
         if NORMALIZE:
             total = tl.sum(scores, 1) + tl.sum(older * normalizer[None, :], 1)
-            acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+            acc = acc / tl.where(total == 0.0, float("inf"), total)[:, None]
         store_tile(out_ptr, tokens, columns, length, value_dim, acc)
 
         until_end = tl.exp2(tl.maximum(count - 1 - rows, 0) * log2_decay)
