@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from underhood.gated_attention import (
     FLASH,
@@ -103,9 +104,9 @@ def test_gradients_come_from_all_of_the_past_and_not_from_the_future(unit_kind):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("unit_kind", [GatedAttentionUnit, FLASH])
+@pytest.mark.parametrize("unit_kind", [GatedAttentionUnit, FLASH, FLASHQuad])
 def test_padding_changes_no_real_token(unit_kind, causal):
-    options = {"chunk_size": 4} if unit_kind is FLASH else {}
+    options = {FLASH: {"chunk_size": 4}, FLASHQuad: {"pairs": 2}}.get(unit_kind, {})
     unit = unit_kind(6, s=4, causal=causal, **options).to(DOUBLE)
     x = torch.randn(2, 15, 6, dtype=DOUBLE)
     mask = torch.ones(2, 15, dtype=torch.bool)
@@ -241,9 +242,11 @@ def test_rope_depends_on_distance_alone_and_keeps_lengths():
         diagonal = scores.diagonal(distance)
         assert gap(diagonal, diagonal[:1].expand_as(diagonal)) < 1e-12
     assert gap(turned_q.norm(dim=-1), q.norm().expand(20)) < 1e-12
-    # the first pair turns by one radian for each position
-    east = apply_rope(torch.tensor([[1.0, 0.0]] * 3, dtype=DOUBLE))
-    assert east[2].tolist() == pytest.approx([math.cos(2), math.sin(2)])
+    # pair i turns by 10000^(-i/4) radians for each position
+    east = apply_rope(torch.tensor([[1.0, 0.0] * 4] * 3, dtype=DOUBLE))
+    angles = [2 / 10000 ** (i / 4) for i in range(4)]
+    wanted = [turn(angle) for angle in angles for turn in (math.cos, math.sin)]
+    assert east[2].tolist() == pytest.approx(wanted)
 
 
 def test_parameters():
@@ -299,6 +302,32 @@ def test_bits_per_byte_of_a_model_that_guesses():
     assert bits_per_byte(Uniform(), text, 16) == pytest.approx(8)
 
 
+def test_bits_per_byte_is_the_mean_over_the_windows():
+    table = torch.nn.Embedding(256, 256)  # of the next byte, from the last one
+    text = torch.randint(256, (1000,), generator=rng())
+    with torch.no_grad():
+        wanted = F.cross_entropy(table(text[:992]), text[1:993]) / math.log(2)
+    assert bits_per_byte(table, text, 8) == pytest.approx(wanted.item())
+
+
+def test_the_rate_rises_over_a_tenth_and_falls_to_zero():
+    def rates(steps):
+        found = []
+        hook = register_optimizer_step_pre_hook(
+            lambda optimizer, *_: found.append(optimizer.param_groups[0]["lr"])
+        )
+        try:
+            options = {"steps": steps, "batch": 1, "length": 8, "d_model": 8, "s": 4}
+            text = torch.arange(100)
+            train(KINDS[0], text, text, seed=0, learning_rate=2.0, **options)
+        finally:
+            hook.remove()
+        return found
+
+    assert rates(20) == pytest.approx([1, 2, *(2 * n / 18 for n in range(18, 0, -1))])
+    assert rates(1) == [2]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_learns_and_repeats(kind):
     torch.set_num_threads(1)
@@ -344,8 +373,10 @@ def test_what_is_refused():
         LanguageModel("RNN")
     with pytest.raises(ValueError, match="pairs: got 0"):
         FLASHQuad(6, pairs=0)
-    with pytest.raises(ValueError, match="d_model, expansion"):
-        GatedLinearUnit(0)
+    for sizes in ((0, 2), (2, 0.4), (-1, -2)):
+        with pytest.raises(ValueError, match="d_model, expansion"):
+            GatedLinearUnit(*sizes)
+    assert GatedLinearUnit(1, 1)(torch.ones(1, 1, 1)).shape == (1, 1, 1)
     with pytest.raises(ValueError, match="steps: got 0"):
         train(KINDS[0], torch.arange(200), torch.arange(200), seed=0, steps=0)
     for sizes, name in (((128, 200), "training"), ((200, 128), "validation")):

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from underhood.transformer import dates
 from underhood.transformer.decoding import beam_search, every_sequence, greedy_decode
@@ -263,7 +264,14 @@ def test_training_learns_to_reverse():
     target = torch.cat([source.flip(1), torch.full((400, 1), 2)], dim=1)
     model = Seq2Seq(9, 16, 2, 1, 32, 0.0, norm_first=True, max_length=8)
     options = {"steps": 200, "batch": 32, "warmup": 20, "learning_rate": 1e-2}
+    rates = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
     losses = train(model, source, target, begin=1, **options)
+    hook.remove()
+    assert rates[:2] == pytest.approx([0.0005, 0.001])  # 1/20 and 2/20 of the highest
+    assert rates[-2:] == pytest.approx([0.02 / 181, 0.01 / 181])
     assert losses[0] > 1.5 and sum(losses[-10:]) / 10 < 0.2
     found = greedy_decode(model, source[:50], begin=1, end=2, max_length=4)
     assert (found == target[:50]).all(dim=1).float().mean() > 0.9
