@@ -284,6 +284,22 @@ def test_velocity_equals_diffusers() -> None:
     )
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_noise_for_training_equals_diffusers(name: str) -> None:
+    """Any step may be asked for, before `set_timesteps` chooses some."""
+    # diffusers' DPM-Solver reads its σ backwards then; DDPM's samples are the same.
+    peer = name if name != "DPMSolverMultistepScheduler" else "DDPMScheduler"
+    theirs = getattr(diffusers, peer)(**SD_SCHEDULE)
+    ours = getattr(schedulers, name)(**SD_SCHEDULE)
+    noise = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0, 5, 500, 999])
+    torch.testing.assert_close(
+        ours.add_noise(first_sample(), noise, times),
+        theirs.add_noise(first_sample(), noise, times),
+    )
+    assert float(ours.init_noise_sigma) == pytest.approx(float(theirs.init_noise_sigma))
+
+
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_ddim_with_noise_equals_diffusers(eta: float) -> None:
     theirs, ours = (
@@ -313,6 +329,38 @@ def test_a_reverse_step_undoes_a_step_of_the_same_prediction() -> None:
     for t in ours.timesteps[:-1]:
         there = ours.step(said, t, x).prev_sample
         assert (ours.reverse_step(said, t, there).prev_sample - x).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("DDPMScheduler", {"variance_type": "learned"}, "variance_type: got 'learned'"),
+        (
+            "PNDMScheduler",
+            {"prediction_type": "sample"},
+            "prediction_type: got 'sample'",
+        ),
+        (
+            "EulerDiscreteScheduler",
+            {"final_sigmas_type": "one"},
+            "final_sigmas_type: got 'one'",
+        ),
+        ("DPMSolverMultistepScheduler", {"solver_order": 3}, "solver_order: got 3"),
+        (
+            "DPMSolverMultistepScheduler",
+            {"solver_type": "bh1"},
+            "solver_type: got 'bh1'",
+        ),
+        (
+            "DPMSolverMultistepScheduler",
+            {"final_sigmas_type": "one"},
+            "final_sigmas_type: got 'one'",
+        ),
+    ],
+)
+def test_settings_of_one_sampler_are_refused(name, settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(schedulers, name)(**settings)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
 
 
 def spaced_timesteps(
-    spacing: str, train_steps: int, steps: int, offset: int = 0
+    spacing: str, train_steps: int, steps: int, offset: int
 ) -> np.ndarray:
     """Which of the training steps a sampler visits, the noisiest first.
 

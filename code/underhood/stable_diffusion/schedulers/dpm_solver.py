@@ -56,23 +56,32 @@ class DPMSolverMultistepScheduler(Scheduler):
         one_of("final_sigmas_type", final_sigmas_type, ("zero", "sigma_min"))
         if self.config["rescale_betas_zero_snr"]:
             self.alphas_cumprod[-1] = 2**-24  # λ would be infinite
+        self._place(self.timesteps.numpy(), self._training_sigmas()[::-1])
+
+    def _training_sigmas(self) -> np.ndarray:
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+
+    def _place(
+        self, timesteps: np.ndarray, sigmas: np.ndarray, last: float = 0.0
+    ) -> None:
+        ended = np.concatenate([sigmas, [last]]).astype(np.float32)
+        self.sigmas = torch.from_numpy(ended)  # one more than timesteps
+        self.timesteps = torch.from_numpy(timesteps).long()
+        self.position: int | None = None
+        self.originals: list[Tensor] = []  # x₀ of the last steps
 
     def set_timesteps(self, num_inference_steps: int) -> None:
         """Choose the steps to visit, and their σ."""
         super().set_timesteps(num_inference_steps)
         steps = self.spaced(num_inference_steps).round()
-        known = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+        known = self._training_sigmas()
         if self.config["use_karras_sigmas"]:
             sigmas = karras_sigmas(known[0], known[-1], num_inference_steps)
             steps = timesteps_of_sigmas(sigmas, known).round()
         else:
             sigmas = np.interp(steps, np.arange(len(known)), known)
         last = known[0] if self.config["final_sigmas_type"] == "sigma_min" else 0.0
-        ended = np.concatenate([sigmas, [last]]).astype(np.float32)
-        self.sigmas = torch.from_numpy(ended)  # one more than timesteps
-        self.timesteps = torch.from_numpy(steps).long()
-        self.position: int | None = None
-        self.originals: list[Tensor] = []  # x₀ of the last steps
+        self._place(steps, sigmas, last)
 
     def spaced(self, steps: int) -> np.ndarray:
         """One step more than asked for, without its last: the end is not t = 0."""
