@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import diffusers
@@ -18,6 +19,7 @@ from underhood.stable_diffusion import (
 )
 from underhood.stable_diffusion.attention import Attention
 from underhood.stable_diffusion.blocks import timestep_embedding
+from underhood.stable_diffusion.shapes import Stage, key_digest, stages
 
 SDXL_PARTS = {
     "use_linear_projection": True,
@@ -33,6 +35,8 @@ UNETS = {
         "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
         "layers_per_block": 2,
+        "attention_head_dim": (2, 4, 3),
+        "transformer_layers_per_block": (1, 1, 2),
     },
     "v2": {"use_linear_projection": True, "attention_head_dim": (2, 4)},
     "XL": SDXL_PARTS,
@@ -94,6 +98,34 @@ def test_every_norm_has_the_groups_and_the_eps_of_its_peer() -> None:
 
 
 @torch.no_grad()
+def test_stages_are_those_that_diffusers_goes_through() -> None:
+    theirs = their_unet(**UNETS["three levels"])
+    expected: list[Stage] = []
+
+    def watch(name: str, block: torch.nn.Module) -> None:
+        def note(module, _, output) -> None:
+            shape = (output[0] if isinstance(output, tuple) else output).shape[1:]
+            count = torch.nn.utils.parameters_to_vector(module.parameters()).numel()
+            attends = "CrossAttn" in type(module).__name__
+            expected.append(Stage(name, tuple(shape), count, attends))
+
+        block.register_forward_hook(note)
+
+    levels = [f"{way}_blocks.{i}" for way in ("down", "up") for i in range(3)]
+    for name in ("conv_in", *levels, "mid_block", "conv_out"):
+        watch(name, theirs.get_submodule(name))
+    theirs(torch.zeros(1, 4, 8, 8), 0, torch.zeros(1, 77, 24))
+    ours = UNet2DConditionModel.from_config(theirs.config).to("meta")
+    assert stages(ours) == expected
+    assert not any(module._forward_hooks for module in ours.modules())
+
+
+def test_a_digest_of_keys_by_hand() -> None:
+    wanted = hashlib.sha256(b"bias (3,)\nweight (3, 2)").hexdigest()
+    assert key_digest(torch.nn.Linear(2, 3)) == wanted
+
+
+@torch.no_grad()
 def test_controlnet_residuals_go_where_diffusers_adds_them() -> None:
     theirs = their_unet()
     ours = twin(theirs)
@@ -132,6 +164,23 @@ def test_upcast_attention_survives_scores_beyond_half_precision() -> None:
         layer.slice_size = 1  # scores are made, not streamed
     assert upcast(query.half()).isfinite().all()
     assert not plain(query.half()).isfinite().all()
+
+
+@pytest.mark.parametrize("upcast", [False, True])
+def test_the_attentions_upcast_where_those_of_diffusers_do(upcast: bool) -> None:
+    theirs = their_unet(**SDXL_PARTS, upcast_attention=upcast)
+    wanted = {
+        name: module.upcast_attention
+        for name, module in theirs.named_modules()
+        if isinstance(module, diffusers.models.attention_processor.Attention)
+    }
+    found = {
+        name: module.upcast
+        for name, module in twin(theirs).named_modules()
+        if isinstance(module, Attention)
+    }
+    assert found == wanted
+    assert set(found.values()) == {upcast}
 
 
 def test_time_embedding_by_its_formula() -> None:
@@ -280,6 +329,14 @@ def test_full_size_has_the_published_keys(ours, theirs, parameters, tensors) -> 
     assert mine_shapes == their_shapes
 
 
+def test_the_defaults_are_for_512_pixels() -> None:
+    """As the files of v1.5 say."""
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(), AutoencoderKL()
+    assert unet.config["sample_size"] == 64
+    assert vae.config["sample_size"] == 64 * vae.factor == 512
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -289,6 +346,12 @@ def test_full_size_has_the_published_keys(ours, theirs, parameters, tensors) -> 
         ({"down_block_types": ("DownBlock2D",)}, "down_block_types: got 1 blocks"),
         ({"up_block_types": ("UpBlock2D", "Up")}, "up_block_types: got 'Up'"),
         ({"addition_embed_type": "text"}, "addition_embed_type: got 'text'"),
+        (SDXL_PARTS | {"addition_time_embed_dim": None}, "time_embed_dim: got None"),
+        (
+            SDXL_PARTS | {"projection_class_embeddings_input_dim": None},
+            "projection_class_embeddings_input_dim: got None",
+        ),
+        ({"out_channels": 0}, "out_channels: got 0"),
         ({"act_fn": "mish"}, "act_fn: got 'mish'; allowed here: 'silu'"),
         ({"layers": 2}, "layers: no entry that UNet2DConditionModel knows"),
     ],
@@ -309,6 +372,8 @@ def test_models_refuse_bad_input() -> None:
         vae, text = AutoencoderKL(), CLIPTextModel()
         with pytest.raises(ValueError, match=r"image: got shape .*multiples of 8"):
             vae.encode(torch.zeros(1, 3, 64, 60))
+        with pytest.raises(ValueError, match=r"image: got shape .*multiples of 8"):
+            vae.encode(torch.zeros(1, 3, 60, 64))
         with pytest.raises(ValueError, match="input_ids: got shape"):
             text(torch.zeros(1, 78, dtype=torch.long))
         with pytest.raises(ValueError, match="clip_skip: got 12; allowed: 0 to 11"):

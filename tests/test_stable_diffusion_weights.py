@@ -177,6 +177,8 @@ def test_several_files_are_refused(folder: Path) -> None:
         ("not JSON", "config.json: not JSON"),
         ('{"act_fn": "relu"}', "config.json: act_fn: got 'relu'"),
         ('{"latent_channels": 0}', "config.json: latent_channels: got 0"),
+        ('{"layers_per_block": 0}', "config.json: layers_per_block: got 0"),
+        ('{"norm_num_groups": 3}', "norm_num_groups: got 3; it must divide"),
         ('{"colors": 3}', "config.json: colors: no entry that AutoencoderKL knows"),
     ],
 )
@@ -213,6 +215,11 @@ def test_what_a_model_without_entries_is(model_class: type) -> None:
     with torch.device("meta"):
         ours = model_class.from_published({})
         theirs = getattr(diffusers, model_class.__name__)()
+    shared = ours.config.keys() & theirs.config.keys()
+    assert len(shared) >= 11
+    for key in shared - {"sample_size"}:  # diffusers' UNet has none
+        # Lists and tuples are the same in a file.
+        assert json.dumps(ours.config[key]) == json.dumps(theirs.config[key]), key
     assert {key: value.shape for key, value in ours.state_dict().items()} == {
         key: value.shape for key, value in theirs.state_dict().items()
     }

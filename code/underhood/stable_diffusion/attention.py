@@ -118,7 +118,7 @@ class BasicTransformerBlock(nn.Module):
         context_dim: int,
         *,
         num_heads: int,
-        upcast: bool = False,
+        upcast: bool,
     ) -> None:
         super().__init__()
         heads: dict[str, Any] = {
@@ -158,10 +158,10 @@ class Transformer2DModel(nn.Module):
         context_dim: int,
         *,
         num_heads: int,
-        depth: int = 1,
-        groups: int = 32,
-        linear: bool = False,
-        upcast: bool = False,
+        depth: int,
+        groups: int,
+        linear: bool,
+        upcast: bool,
     ) -> None:
         super().__init__()
         self.linear = linear

@@ -119,9 +119,8 @@ class UNet2DConditionModel(nn.Module, Configured):
         self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0])
         if addition_embed_type is not None:
-            self.add_embedding = TimestepEmbedding(
-                projection_class_embeddings_input_dim or 0, 4 * channels[0]
-            )
+            width = self.config["projection_class_embeddings_input_dim"]
+            self.add_embedding = TimestepEmbedding(width, 4 * channels[0])
         self.down_blocks = self._down_blocks(channels)
         self.mid_block = UNetMidBlock2DCrossAttn(
             channels[-1], resnet=self._resnet(), attention=self._attention(-1)
@@ -277,7 +276,13 @@ class UNet2DConditionModel(nn.Module, Configured):
         one_of(
             "addition_embed_type", config["addition_embed_type"], (None, "text_time")
         )
-        for name in ("in_channels", "out_channels", "layers_per_block"):
+        numbers = ["in_channels", "out_channels", "layers_per_block"]
+        if config["addition_embed_type"] is not None:
+            numbers += [
+                "addition_time_embed_dim",
+                "projection_class_embeddings_input_dim",
+            ]
+        for name in numbers:
             at_least(name, config[name], 1)
         divides(
             "norm_num_groups", config["norm_num_groups"], "block_out_channels", channels
