@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -39,6 +40,7 @@ from underhood.stable_diffusion.trainer import (
     Place,
     Plan,
     Run,
+    find_place,
     fit,
     rows_of_step,
     update_average,
@@ -151,6 +153,38 @@ def test_a_missing_font_is_named(tmp_path, monkeypatch):
     assert data.find_font() == tmp_path / "deep" / data.FONT_NAME
     with pytest.raises(ValueError, match="no pictures of size 109"):
         data.open_font(data.find_font())
+
+
+def test_the_command_renders_what_has_a_name_and_a_picture(
+    tmp_path, monkeypatch, capsys
+):
+    colors = {"☃": (10, 20, 30), "😀": (40, 50, 60), "\x85": (70, 80, 90)}
+
+    def draw(font, character):
+        color = colors.get(character)  # the last one is a control, without a name
+        return color and Image.new("RGB", (64, 64), color)
+
+    monkeypatch.setattr(data, "find_font", lambda path: path)
+    opened = []
+    monkeypatch.setattr(data, "open_font", opened.append)
+    monkeypatch.setattr(data, "draw_character", draw)
+    data.main(["--font=some.ttf", f"--folder={tmp_path}"])
+    assert opened == [Path("some.ttf")]
+    assert capsys.readouterr().out == f"2 emoji in {tmp_path}\n"
+    rendered = data.load(tmp_path)
+    assert rendered.captions == ("snowman", "grinning face")
+    assert rendered.images[:, :, 5, 7].tolist() == [[10, 20, 30], [40, 50, 60]]
+    colors.clear()
+    with pytest.raises(ValueError, match=r"some.ttf holds no picture"):
+        data.render("some.ttf")
+
+
+def test_a_sheet_by_hand():
+    images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1, 1)
+    pixels = np.asarray(data.sheet(images.expand(3, 3, 2, 1), columns=2, gap=1))
+    pair, white, one = [10, 255, 20], [255, 255, 255], [30, 255, 255]
+    for channel in range(3):
+        assert pixels[:, :, channel].tolist() == [pair, pair, white, one, one]
 
 
 # --- losses -------------------------------------------------------------------------
@@ -317,6 +351,24 @@ def test_the_log_holds_means_since_the_last_save(tmp_path):
     assert means[2:] == pytest.approx(wanted, abs=2e-5)
 
 
+def test_seconds_are_counted_on(tmp_path):
+    plan = Plan(steps=2, batch=2, learning_rate=0.1)
+    clock = mock.Mock(side_effect=[100.0, 107.0, 500.0, 503.0])
+    path = tmp_path / "line.safetensors"
+    with mock.patch("underhood.stable_diffusion.trainer.perf_counter", clock):
+        for steps, seconds in ((2, 7.0), (4, 10.0)):
+            fit(line(), dataclasses.replace(plan, steps=steps), Place(), path)
+            assert read_tensors(path)[1]["seconds"] == seconds
+
+
+def test_gradients_are_clipped_to_norm_1(tmp_path):
+    objective = line()
+    nn.init.constant_(objective.layer.bias, 1000.0)
+    Run(objective, PLAN, Place(), tmp_path / "line.safetensors").train_step()
+    gradients = [parameter.grad.flatten() for parameter in objective.parameters()]
+    assert torch.cat(gradients).norm().item() == pytest.approx(1, rel=1e-4)
+
+
 def test_each_epoch_sees_every_row_once():
     rows = torch.arange(5, 12)
     seen = torch.cat([rows_of_step(rows, step, 4, seed=3) for step in range(14)])
@@ -333,6 +385,8 @@ def test_learning_rate_rises_stays_and_falls():
     assert plan.rate(9) == plan.rate(50) == plan.rate(80) == 2.0
     assert plan.rate(90) == pytest.approx(1.0)
     assert plan.rate(99) == pytest.approx(0.1)
+    level = Plan(steps=3, batch=1, learning_rate=2.0, warmup=0, cooldown=0.0)
+    assert [level.rate(step) for step in range(3)] == [2.0, 2.0, 2.0]
     with pytest.raises(ValueError, match="batch: got 0"):
         Plan(steps=1, batch=0, learning_rate=1.0)
 
@@ -426,17 +480,28 @@ def test_two_processes_learn_what_one_does(tmp_path):
     command += ["--nproc-per-node", "2", str(program)]
     command += [str(Path(__file__).parent), str(tmp_path / "two")]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(train.__file__).parents[2])  # the same code
     subprocess.run(command, check=True, env=environment, capture_output=True)
     tiny_run(tmp_path / "one")
     for part in ("autoencoder", "diffusion"):
         one, header = read_tensors(tmp_path / "one" / f"{part}.safetensors")
-        two, _ = read_tensors(tmp_path / "two" / f"{part}.safetensors")
-        assert header["step"] == 4
+        two, other = read_tensors(tmp_path / "two" / f"{part}.safetensors")
+        assert header["step"] == other["step"] == 4
+        loss = header["log"][-1]["loss"]
+        assert other["log"][-1]["loss"] == pytest.approx(loss, rel=1e-3)
         torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-3)
     with pytest.raises(
         ValueError, match="batch: got 5, no multiple of the 2 processes"
     ):
         fit(line(), Plan(1, 5, 0.1), Place(0, 2), tmp_path / "x.safetensors")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="LOCAL_RANK: got 2; with 2 GPUs"):
+        find_place()
 
 
 def test_every_process_sends_its_own_share():

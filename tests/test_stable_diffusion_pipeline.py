@@ -168,8 +168,9 @@ def test_inpainting(name, strength, channels, theirs, sd) -> None:
         sd.unet = ours.UNet2DConditionModel.from_config(parts["unet"].config).eval()
         sd.unet.load_state_dict(parts["unet"].state_dict())
     peer = quiet(diffusers.StableDiffusionInpaintPipeline(**parts))
-    mask = torch.zeros(1, 1, 16, 24)
-    mask[:, :, 4:12, 6:20] = 1
+    mask = torch.full((1, 1, 16, 24), 0.49)
+    mask[:, :, 4:12, 6:20] = 0.5
+    mask[:, :, 6:12, 8:20] = 1
     common = {"strength": strength, "num_inference_steps": 5}
     expected = peer(
         PROMPTS,
@@ -217,6 +218,14 @@ def test_a_seed_per_picture_makes_it_independent_of_its_neighbors(sd) -> None:
     assert gap(both[1:], alone) < 1e-5
     other = sd.text_to_image(PROMPTS[1], seed=[6], **options)
     assert gap(other, alone) > 0.05
+    mask = torch.ones(1, 1, 16, 24)
+    for call, picture in (
+        (sd.image_to_image, (a_picture(),)),
+        (sd.inpaint, (a_picture(), mask)),
+    ):
+        both = call(PROMPTS, *picture, seed=[4, 5], **options)
+        alone = call(PROMPTS[1], *picture, seed=[5], **options)
+        assert gap(both[1:], alone) < 1e-5
 
 
 def test_callback_sees_every_latent(sd: StableDiffusion) -> None:
@@ -315,6 +324,18 @@ def test_rescaled_guidance_has_the_plain_deviation() -> None:
             "image: got values from",
         ),
         (
+            lambda sd: sd.image_to_image("a", torch.zeros(4, 3, 16)),
+            r"image: got a tensor of shape \(4, 3, 16\); \(batch, 3, height",
+        ),
+        (
+            lambda sd: sd.image_to_image("a", torch.zeros(1, 4, 16, 24)),
+            r"image: got a tensor of shape \(1, 4, 16, 24\)",
+        ),
+        (
+            lambda sd: sd.image_to_image("a", torch.zeros(1, 3, 16, 25)),
+            "image: .* multiples of 2, is needed",
+        ),
+        (
             lambda sd: sd.image_to_image(["a"] * 3, a_picture().repeat(2, 1, 1, 1)),
             "image: got 2 pictures; 1, or 3",
         ),
@@ -340,13 +361,15 @@ def test_parts_that_do_not_fit_are_refused(sd: StableDiffusion) -> None:
         unet = ours.UNet2DConditionModel(**small | change)
         with pytest.raises(ValueError, match=message):
             StableDiffusion(**sd.parts() | {"unet": unet})
-    text = ours.CLIPTextModel(vocab_size=100, hidden_size=24, num_attention_heads=4)
+    text = ours.CLIPTextModel(vocab_size=49407, hidden_size=24, num_attention_heads=4)
     with pytest.raises(ValueError, match="tokenizer: has a token 49407"):
         StableDiffusion(**sd.parts() | {"text_encoder": text})
     nine = ours.UNet2DConditionModel(**small | {"in_channels": 9})
     painter = StableDiffusion(**sd.parts() | {"unet": nine})
     with pytest.raises(ValueError, match="unet: one for inpainting"):
         painter.text_to_image("x")
+    with pytest.raises(ValueError, match="unet: one for inpainting"):
+        painter.image_to_image("x", a_picture())
 
 
 def test_long_prompts_are_told(sd: StableDiffusion) -> None:
