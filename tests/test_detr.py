@@ -96,6 +96,9 @@ def test_formats_are_inverse() -> None:
     corners = boxes((0.1, 0.2, 0.5, 0.4), (0, 0, 1, 1))
     assert xyxy_to_cxcywh(corners)[0].tolist() == pytest.approx([0.3, 0.3, 0.4, 0.2])
     assert torch.allclose(cxcywh_to_xyxy(xyxy_to_cxcywh(corners)), corners)
+    for shape in ((4,), (2, 1, 4)):
+        some = corners.flatten()[: math.prod(shape)].view(shape)
+        assert torch.allclose(cxcywh_to_xyxy(xyxy_to_cxcywh(some)), some)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,13 @@ def test_bad_targets(labels: list[int], rows: list[list[float]], message: str) -
         hungarian_match(output, [])
     with pytest.raises(ValueError, match="cost_class"):
         hungarian_match(output, [target], 0, 0, 0)
+
+
+def test_an_object_may_fill_its_image() -> None:
+    whole = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.0, 1.0, 0.1, 0.1]])
+    output = Output(torch.zeros(1, 2, 4), whole[None])
+    target = Target(class_labels=torch.tensor([0, 2]), boxes=whole)
+    assert hungarian_match(output, [target])[0][1].tolist() == [0, 1]
 
 
 def test_no_object_weight_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -14,6 +15,7 @@ from pycocotools.coco import COCO
 from torch import Tensor
 
 from underhood.detr import (
+    DIGITS,
     SIZE,
     Detection,
     Detr,
@@ -22,6 +24,7 @@ from underhood.detr import (
     detect,
     detections,
     experiments,
+    fresh_model,
     load_coco,
     make_scenes,
     preprocess,
@@ -30,6 +33,7 @@ from underhood.detr import (
 from underhood.detr import scenes as scenes_module
 from underhood.detr import train as training
 from underhood.detr.config import config_from_published
+from underhood.detr.files import read_config
 from underhood.detr.images import resized_size
 from underhood.detr.picture import draw_detection
 from underhood.detr.recipe import cell_matches
@@ -87,6 +91,54 @@ def test_counts() -> None:
     assert {len(t["boxes"]) for t in make_scenes(3, 0, num_objects=0).targets} == {0}
 
 
+def test_only_what_was_asked_for() -> None:
+    threes = make_scenes(20, 0, num_objects=2, label=3).targets
+    assert {int(each) for t in threes for each in t["class_labels"]} == {3}
+    assert max(len(t["class_labels"]) for t in threes) == 2
+    assert max(len(t["boxes"]) for t in make_scenes(40, 0, max_objects=3).targets) == 3
+    assert max(len(t["boxes"]) for t in make_scenes(9, 0, num_objects=14).targets) > 8
+
+
+def test_crops_fill_their_square_and_are_centered() -> None:
+    inked = digit_bank(True)[0] > 0.1
+    for image in inked[::25]:
+        rows, columns = image.any(1).nonzero(), image.any(0).nonzero()
+        middles = [int(each.min() + each.max()) / 2 for each in (rows, columns)]
+        assert middles == pytest.approx([15.5, 15.5], abs=1)
+        assert max(int(each.max() - each.min()) for each in (rows, columns)) >= 30
+
+
+def test_places_are_inside_and_hardly_overlap() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.tensor([8, 3] * 40)
+    boxes, placed = scenes_module._places(80, 8, wanted, generator)
+    sides = (boxes[..., 2:] - boxes[..., :2]).flatten()
+    assert 12 <= sides.min() < 13 and 27 < sides.max() <= 28
+    assert boxes.min() >= 0 and boxes.max() <= SIZE
+    assert not placed[1::2, 3:].any() and placed[1::2, :3].float().mean() > 0.95
+    for corners in (b[p] for b, p in zip(boxes, placed, strict=True)):
+        low = torch.maximum(corners[:, None], corners)[..., :2]
+        high = torch.minimum(corners[:, None], corners)[..., 2:]
+        common = (high - low).clamp(min=0).prod(-1)
+        area = common.diagonal()
+        iou = common / (area[:, None] + area - common)
+        assert (iou - torch.eye(len(corners))).max() <= 0.2 + 1e-6
+
+
+def test_crops_are_drawn_into_their_squares() -> None:
+    """A disk, which does not change when it is turned."""
+    boxes = torch.tensor([[0.0, 40, 24, 64], [30, 5, 58, 33], [20, 44, 32, 56]])
+    axis = torch.linspace(-1, 1, 32)
+    disk = (axis[:, None] ** 2 + axis**2 < 1).float()
+    ink = scenes_module._draw(
+        disk.expand(30, 32, 32), boxes.repeat(10, 1), torch.Generator().manual_seed(0)
+    )
+    for image, box in zip(ink > 0.5, boxes.repeat(10, 1).tolist(), strict=True):
+        ys, xs = image.nonzero(as_tuple=True)
+        drawn = [int(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)]
+        assert drawn == pytest.approx(box, abs=1)
+
+
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     digits.cache_clear()
     monkeypatch.setattr(scenes_module.importlib.metadata, "files", lambda name: [])
@@ -135,6 +187,17 @@ def test_average_precision_extremes() -> None:
     assert average_precision([[], []], targets, 100, 100)["AP"] == 0
 
 
+@pytest.mark.parametrize(
+    ("side", "kind"), [(30, "AP_S"), (34, "AP_M"), (94, "AP_M"), (98, "AP_L")]
+)
+def test_sizes_of_coco(side: float, kind: str) -> None:
+    targets = [target_of((0, box_at(10, 10, side / 4)))]
+    found = [[(0, 0.9, box_at(40, 40, side))]]
+    scores = average_precision(found, targets, 400, 400)
+    want = dict.fromkeys(("AP_S", "AP_M", "AP_L"), -1) | {kind: 1}
+    assert {name: scores[name] for name in want} == pytest.approx(want)
+
+
 # COCO files
 
 # Six real annotations of COCO's image 39769 (category, box, area).
@@ -163,6 +226,9 @@ def coco(annotations: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         "annotations": rows if annotations is None else annotations,
         "categories": [{"id": k, "name": v} for k, v in names.items()],
     }
+
+
+SMALLEST = {"id": 1, "width": 1, "height": 1}
 
 
 def write(folder: Path, data: Any) -> Path:
@@ -216,12 +282,14 @@ def test_crowds_and_edges(tmp_path: Path) -> None:
         ({"iscrowd": 2}, r"annotations\[1\] \(id 2\): 'iscrowd'"),
         ({"id": 1}, r"annotations\[1\] \(id 1\): the id is used twice"),
         ({"id": None}, r"annotations\[1\]: 'id' must be an integer"),
+        ({"category_id": -1}, r"annotations\[1\] \(id 2\): .* negative, got -1"),
     ],
 )
 def test_a_bad_annotation_is_named(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     data = coco()
+    data["categories"].append({"id": -1})
     data["annotations"][1] |= change
     with pytest.raises(ValueError, match=message):
         load_coco(write(tmp_path, data))
@@ -235,11 +303,36 @@ def test_a_bad_annotation_is_named(
         ({"images": [], "annotations": 3, "categories": []}, "'annotations'"),
         ({"images": [{"id": 1}], "annotations": [], "categories": []}, "'width'"),
         ({"images": [], "annotations": [], "categories": [{}]}, r"categories\[0\]"),
+        ({**coco(), "images": [SMALLEST | {"width": 0}]}, r"\(id 1\): size must be"),
+        ({**coco(), "images": [SMALLEST | {"height": 0}]}, r"\(id 1\): size must be"),
+        ({**coco(), "images": [SMALLEST, SMALLEST]}, "two images have the same id"),
     ],
 )
 def test_a_bad_file(data: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load_coco(write(tmp_path, data))
+
+
+def test_an_image_of_one_pixel(tmp_path: Path) -> None:
+    data = {**coco([]), "images": [SMALLEST]}
+    (image,) = load_coco(write(tmp_path, data)).images
+    assert (image.width, image.height) == (1, 1)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    with pytest.raises(OSError, match="taken"):
+        save_results(taken, [], [])
+    with pytest.raises(OSError, match="taken"):
+        training.save_tensors(taken, {"x": torch.ones(2)}, {})
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_weights_may_be_read_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    training.save_tensors(path, {"x": torch.ones(2)}, {})
+    assert path.stat().st_mode & 0o044 == 0o044
 
 
 def test_results_load_in_pycocotools(tmp_path: Path) -> None:
@@ -297,6 +390,65 @@ def test_cells_of_centers() -> None:
 def test_learning_rate() -> None:
     rates = [training.learning_rate(step, 900, 0.1) for step in (0, 100, 200, 600, 750)]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.1, 0.05])
+
+
+def test_a_fresh_query_looks_around_its_point() -> None:
+    """16 queries on a 4 x 4 grid, 8 x 8 cells: each starts between four of them."""
+    model, cells = fresh_model(), torch.ones(1, 8, 8, dtype=torch.bool)
+    layer = model.model.decoder.layers[0].encoder_attn
+    points = model.model.query_position_embeddings.weight[None]
+    weights: list[Tensor] = []
+    value = torch.arange(64.0).expand(1, 64, 64)
+    seen = layer(points, model.model.positions(cells), value, None, weights)
+    assert torch.allclose(seen, value[:, :16], atol=1e-4)  # what is there, unchanged
+    nearest = weights[0].mean((0, 1)).argmax(-1)
+    for query, cell in enumerate(nearest.tolist()):
+        assert (cell // 8 // 2, cell % 8 // 2) == divmod(query, 4)
+
+
+def test_the_checkpoint_is_of_the_recipe() -> None:
+    assert read_config(CHECKPOINT) == dataclasses.replace(DIGITS, frozen_norm=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "new"), [(1, 1.0), (2, 10 / 11), (11, 0.5), (10**6, 0.002)]
+)
+def test_share_of_the_newest_weights_in_the_average(step: int, new: float) -> None:
+    run = training.Run.start()
+    for model, value in ((run.model, 1.0), (run.average, 0.0)):
+        for tensor in model.state_dict().values():
+            tensor.fill_(value)
+    run.step = step
+    run.update_average()
+    for name, tensor in run.average.state_dict().items():
+        want = new if tensor.is_floating_point() else 0  # the counters of batch norm
+        assert torch.allclose(tensor.float(), torch.tensor(float(want))), name
+
+
+def test_changed_matches_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "VALIDATION", 6)
+    model = Detr.from_pretrained(CHECKPOINT)
+    scores, now = training.validate(model, None)
+    assert "matches_changed" not in scores
+    assert training.validate(model, now)[0]["matches_changed"] == 0
+    scenes = make_scenes(6, training.VALIDATION_SEED, held_out=True)
+    queries = experiments.matched_queries(
+        experiments.look(model, scenes), scenes.targets
+    )
+    assert [[row[k] for k in sorted(row)] for row in now] == queries
+    other = [{k: i if k else -1 for k, i in row.items()} for row in now]
+    changed, objects = sum(map(bool, now)), sum(map(len, now))
+    scores, _ = training.validate(model, other)
+    assert scores["matches_changed"] == pytest.approx(changed / objects, abs=1e-4)
+
+
+def test_the_loss_is_the_sum_of_its_parts() -> None:
+    run = training.Run.start(dataclasses.replace(DIGITS, decoder_layers=1))
+    got = run.train_step(3, 1e-3, dense_steps=0)
+    of_the_set = got["loss_ce"] + 5 * got["loss_bbox"] + 2 * got["loss_giou"]
+    assert got["loss"] == pytest.approx(got["dense"] + of_the_set, rel=1e-5)
+    got = run.train_step(3, 1e-3, dense_steps=2)  # the decoder does not join yet
+    assert got == {"loss": got["dense"], "dense": got["dense"]}
 
 
 def test_one_scene_is_learned() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ from transformers.models.detr.image_processing_pil_detr import (  # noqa: E402
 )
 
 RESNETS: dict[str, dict[str, Any]] = {
+    "resnet18": {
+        "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512],
+        "layer_type": "basic",
+    },
     "resnet50": {},
     "resnet101": {"depths": [3, 4, 23, 3]},
     "basic": {
@@ -73,6 +78,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "encoder_layers": 1, "decoder_layers": 2, "num_queries": 11, "num_labels": 3,
         "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
     },
+    "resnet18": {"num_labels": 91},
     "resnet50": {"num_labels": 91},
     "resnet101": {"num_labels": 91},
 }  # fmt: skip
@@ -125,6 +131,7 @@ def gap(a: Tensor, b: Tensor) -> float:
 def test_detection_equals_transformers(kind: str, tmp_path: Path) -> None:
     theirs = DetrForObjectDetection(their_config(kind)).eval()
     randomize(theirs)
+    theirs.set_attn_implementation("eager")  # else it leaves out the attentions
     ours = Detr.from_pretrained(save_theirs(theirs, tmp_path))
     pixels, mask = padded_batch()
     with torch.no_grad():
@@ -137,6 +144,13 @@ def test_detection_equals_transformers(kind: str, tmp_path: Path) -> None:
     assert gap(got.memory, want.encoder_last_hidden_state) < 1e-4
     assert gap(fused.logits, got.logits) < 1e-4
     assert gap(no_mask[0].logits, no_mask[1].logits) < 1e-4
+    pairs = [
+        (got.attentions.encoder, want.encoder_attentions),
+        (got.attentions.cross, want.cross_attentions),
+    ]
+    for mine, others in pairs:
+        for weights, expected in zip(mine, others, strict=True):
+            assert gap(weights, expected) < 1e-5
     assert want.logits.std() > 0.1  # the comparison is not about zeros
     assert gap(no_mask[0].logits, got.logits) > 1e-3  # the mask does something
 
@@ -158,9 +172,14 @@ def test_panoptic_equals_transformers(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("resnet50", 41_524_768), ("resnet101", 60_464_672)]
+    ("kind", "count"),
+    [("resnet18", 28_843_552), ("resnet50", 41_524_768), ("resnet101", 60_464_672)],
 )
 def test_published_sizes(kind: str, count: int) -> None:
+    by_sizes = config_from_published(their_config(kind).to_dict())
+    by_name = config_from_published({"backbone": kind, "num_labels": 91})
+    assert by_name == dataclasses.replace(by_sizes, id2label={})
+    assert (by_name == DetrConfig()) == (kind == "resnet50")
     with torch.device("meta"):
         theirs = DetrForObjectDetection(their_config(kind))
         ours = Detr(config_from_published(their_config(kind).to_dict()))
@@ -168,6 +187,11 @@ def test_published_sizes(kind: str, count: int) -> None:
     got = {k: v.shape for k, v in ours.state_dict().items()}
     want = published_names(theirs.state_dict())
     assert got == {k: v.shape for k, v in want.items()}
+
+
+def test_what_a_published_config_leaves_out() -> None:
+    full = config_from_published(transformers.DetrConfig().to_dict())
+    assert config_from_published({}) == dataclasses.replace(full, id2label={})
 
 
 def test_panoptic_size() -> None:
@@ -225,12 +249,10 @@ def test_published_folder(more: dict[str, Any], stride: int, tmp_path: Path) -> 
 def test_dilated_stage_is_the_undilated_one_on_a_finer_grid() -> None:
     """Every second cell of DC5 sees what a cell of the plain stage sees.
 
-    Holds for the first block, whose 3 x 3 kernel is not dilated yet.
+    The 3 x 3 kernel of its first block is not dilated yet, those of the others are.
     """
-    plain = DetrConfig(depths=(1, 1), widths=(16, 32), d_model=16, num_heads=2)
-    dilated = DetrConfig(
-        depths=(1, 1), widths=(16, 32), d_model=16, num_heads=2, dilate_last=True
-    )
+    plain = DetrConfig(depths=(1, 3), widths=(16, 32), d_model=16, num_heads=2)
+    dilated = dataclasses.replace(plain, dilate_last=True)
     first, second = Detr(plain).eval(), Detr(dilated).eval()
     second.load_state_dict(first.state_dict())
     x = torch.randn(1, 3, 64, 64)
@@ -392,3 +414,40 @@ def test_merging_equals_transformers() -> None:
         ]
         if overlap == 0.0:
             assert len(segments) > 3
+
+
+def spans(*columns: tuple[int, int]) -> Tensor:
+    """Masks of one row of 20 pixels, as logits."""
+    masks = torch.full((len(columns), 1, 20), -9.0)
+    for mask, (first, end) in zip(masks, columns, strict=True):
+        mask[0, first:end] = 9
+    return masks
+
+
+def test_stuff_is_one_segment() -> None:
+    """A thing in front of the sky, which two queries see left and right of it."""
+    probabilities = torch.tensor(
+        [[0.96, 0.02, 0.02], [0.02, 0.95, 0.03], [0.94, 0, 0.06]]
+    )
+    masks, size = spans((0, 8), (8, 12), (12, 20)), (1, 20)
+    image, segments = merge_masks(probabilities.log(), masks, size)
+    assert image.tolist() == [[1] * 8 + [2] * 4 + [3] * 8]
+    assert [(s.id, s.label) for s in segments] == [(1, 0), (2, 1), (3, 0)]
+    for stuff in ({0}, {0, 1}):
+        image, segments = merge_masks(
+            probabilities.log(), masks, size, stuff=frozenset(stuff)
+        )
+        assert image.tolist() == [[1] * 8 + [2] * 4 + [1] * 8]
+        assert [(s.id, s.label) for s in segments] == [(1, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("score", "hidden", "kept"),
+    [(0.9, 2, True), (0.9, 3, False), (0.86, 0, True), (0.84, 0, False)],
+)
+def test_defaults_of_merging(score: float, hidden: int, kept: bool) -> None:
+    """The second mask wins 10 pixels; some more of its own lie behind the first."""
+    rows = torch.tensor([[0.95, 0.05], [score, 1 - score]])
+    masks = spans((0, 10), (10 - hidden, 20))
+    _, segments = merge_masks(rows.log(), masks, (1, 20))
+    assert [each.id for each in segments] == [1, 2][: 1 + kept]

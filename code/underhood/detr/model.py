@@ -100,25 +100,16 @@ class DetrModel(nn.Module):
         memory: Tensor,
         positions: Tensor,
         mask: Tensor,
-        query_positions: Tensor | None = None,
-        query_mask: Tensor | None = None,
         attentions: Attentions | None = None,
     ) -> Tensor:
-        """The states of the queries after each layer: (layers, batch, queries, d).
-
-        Args:
-            query_positions: (queries, d_model) instead of the learned ones.
-            query_mask: (queries, queries), True where one may look at another.
-        """
-        if query_positions is None:
-            query_positions = self.query_position_embeddings.weight
-        places = query_positions.expand(len(memory), -1, -1)
+        """The states of the queries after each layer: (layers, batch, queries, d)."""
+        places = self.query_position_embeddings.weight.expand(len(memory), -1, -1)
         x = torch.zeros_like(places)  # the content starts empty, the positions do not
         may_look = mask.flatten(1)[:, None, None]
         record = None if attentions is None else attentions.cross
         states = []
         for layer in self.decoder.layers:
-            x = layer(x, places, memory, positions, may_look, query_mask, record)
+            x = layer(x, places, memory, positions, may_look, record)
             states.append(self.decoder.layernorm(x))
         return torch.stack(states)
 
@@ -172,8 +163,6 @@ class Detr(nn.Module):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
-        query_positions: Tensor | None = None,
-        query_mask: Tensor | None = None,
         with_attentions: bool = False,
     ) -> DetrOutput:
         """
@@ -181,7 +170,7 @@ class Detr(nn.Module):
             pixel_values: (batch, channels, height, width), normalized.
             pixel_mask: (batch, height, width), 1 or True where the image is, 0 on
                 padding. None: no padding.
-            query_positions, query_mask: See `DetrModel.decode`.
+            with_attentions: Keep the weights of every layer.
 
         Raises:
             ValueError: for a wrong number of channels or a mask of another size.
@@ -190,9 +179,7 @@ class Detr(nn.Module):
         mask = shrink_mask(pixel_mask, pixel_values, features)
         attentions = Attentions() if with_attentions else None
         memory, positions = self.model.encode(features, mask, attentions)
-        hidden = self.model.decode(
-            memory, positions, mask, query_positions, query_mask, attentions
-        )
+        hidden = self.model.decode(memory, positions, mask, attentions)
         output = self.heads(hidden, memory, (features.shape[2], features.shape[3]))
         output.attentions = attentions
         return output

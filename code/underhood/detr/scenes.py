@@ -130,7 +130,7 @@ def make_scenes(
         alpha = ink[:, slot]
         images = images * (1 - alpha) + alpha * shade[:, slot, None, None]
     noise = 0.03 * torch.randn(images.shape, generator=generator)
-    targets = _targets(ink, labels[index], placed)
+    targets = _targets(ink, labels[index])
     return Scenes((images + noise).clamp(0, 1)[:, None], targets)
 
 
@@ -189,10 +189,10 @@ def _draw(crops: Tensor, boxes: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(crops[:, None], grid, align_corners=False)[:, 0]
 
 
-def _targets(ink: Tensor, labels: Tensor, placed: Tensor) -> list[Target]:
+def _targets(ink: Tensor, labels: Tensor) -> list[Target]:
     """Boxes around the ink of each digit, also where another one hides it."""
     inked = ink > 0.25
-    used = placed & inked.flatten(2).any(-1)
+    used = inked.flatten(2).any(-1)
     edges = []
     for axis in (2, 3):  # summed over rows: columns; and the other way round
         line = inked.any(axis).float()  # (n, slots, SIZE)

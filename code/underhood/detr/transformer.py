@@ -154,7 +154,6 @@ class DecoderLayer(FeedForward):
         memory: Tensor,
         positions: Tensor,
         mask: Tensor | None = None,
-        query_mask: Tensor | None = None,
         record: list[Tensor] | None = None,
     ) -> Tensor:
         """
@@ -162,24 +161,18 @@ class DecoderLayer(FeedForward):
             x, query_positions: (batch, queries, d_model).
             memory, positions: (batch, cells, d_model).
             mask: (batch, 1, 1, cells), True where the image is.
-            query_mask: (queries, queries), True where one may see another.
         """
-        x = self.talk(x, query_positions, query_mask)
+        x = self.talk(x, query_positions)
         placed = x + query_positions
         keys = memory + positions
         attended = self.encoder_attn(placed, keys, memory, mask, record)
         x = self.encoder_attn_layer_norm(x + self.dropout(attended))
         return self.feed_forward(x)
 
-    def talk(
-        self,
-        x: Tensor,
-        query_positions: Tensor,
-        query_mask: Tensor | None = None,
-    ) -> Tensor:
+    def talk(self, x: Tensor, query_positions: Tensor) -> Tensor:
         """The first third of the layer: self-attention among the queries."""
         placed = x + query_positions
-        attended = self.self_attn(placed, placed, x, query_mask)
+        attended = self.self_attn(placed, placed, x)
         return self.self_attn_layer_norm(x + self.dropout(attended))
 
 
