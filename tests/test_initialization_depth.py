@@ -262,5 +262,5 @@ def test_depth_sweep_learns_and_warms_up() -> None:
     assert history.shape == (60, 2)
     assert history[0].tolist() == pytest.approx([math.log(4)] * 2, abs=1e-5)
     assert history[-1].max() < 0.3
-    slow = depth_sweep("pre-norm", 3, [0.003], x, labels, steps=3, warmup=1000)
+    slow = depth_sweep("pre-norm", 1, [0.003], x, labels, steps=3, warmup=1000)
     assert slow[-1].item() == pytest.approx(math.log(4), abs=0.01)
