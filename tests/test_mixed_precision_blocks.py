@@ -128,6 +128,7 @@ def test_stochastic_elements_are_right_in_the_mean() -> None:
 def test_rotation_is_orthogonal_and_leaves_the_product() -> None:
     rotation = random_hadamard(16, np.random.default_rng(0))
     assert np.allclose(rotation @ rotation.T, np.eye(16))
+    assert {*rotation[:, 0]} == {-0.25, 0.25}  # Hadamard's first column is all 1
     a, b = normal(5, 64), normal(7, 64, seed=1)
     assert np.allclose(rotate(a, rotation) @ rotate(b, rotation).T, a @ b.T)
     one = np.zeros((1, 16))

@@ -405,6 +405,12 @@ def test_ledger_is_what_the_system_lent(
     assert made[0].weight.numel() == side**2
 
 
+def test_bytes_per_parameter_as_the_papers_count_them() -> None:
+    assert LEDGERS["master, FP16 gradients"].total == 16  # arXiv:1910.02054, 3.1
+    assert LEDGERS["8-bit Adam, FP32 weights"].total == 10  # moments: 2, not 8
+    assert LEDGERS["BF16 with Kahan"].total == LEDGERS["BF16 throughout"].total + 2
+
+
 def test_held_bytes_counts_a_storage_once() -> None:
     x = torch.zeros(100)
     assert held_bytes([x, x[10:], None, torch.zeros(3)]) == 400 + 12

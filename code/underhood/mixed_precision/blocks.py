@@ -74,7 +74,7 @@ class Quantized:
     shape: tuple[int, ...]
     codes: Codes  # (blocks, block_size)
     scales: Floats  # (blocks, 1), as the scale's format holds them
-    tensor_scale: float = 1.0
+    tensor_scale: float  # an FP32 number, 1 if the format has none
 
     def dequantize(self) -> Floats:
         """The numbers that the codes stand for, in the shape of the tensor."""
