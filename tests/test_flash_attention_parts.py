@@ -148,15 +148,32 @@ def test_a_row_that_saw_nothing() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(*[st.integers(0, 12)] * 2, *[st.integers(1, 6)] * 2, st.integers(-8, 8))
-def test_tile_kind(row: int, column: int, height: int, width: int, offset: int) -> None:
+@given(
+    *[st.integers(0, 12)] * 2,
+    *[st.integers(1, 6)] * 2,
+    st.integers(-8, 8),
+    st.one_of(st.just((-1, 0)), st.tuples(*[st.integers(-1, 6)] * 2)),
+)
+def test_tile_kind(
+    row: int,
+    column: int,
+    height: int,
+    width: int,
+    offset: int,
+    window: tuple[int, int],
+) -> None:
     """Held to the mask itself, counted cell by cell."""
     rows, columns = slice(row, row + height), slice(column, column + width)
-    seen = [j <= i + offset for i in range(12 + 6) for j in range(12 + 6)]
+    left, right = (side if side >= 0 else math.inf for side in window)
+    side = range(12 + 6)
+    seen = [i + offset - left <= j <= i + offset + right for i in side for j in side]
     seen = torch.tensor(seen).reshape(18, 18)[rows, columns]
     wanted = "full" if seen.all() else "masked" if seen.any() else "skipped"
-    assert tile_kind(rows, columns, offset) == wanted
-    assert torch.equal(visible_keys(rows, columns, offset), seen)
+    assert tile_kind(rows, columns, offset, window) == wanted
+    assert torch.equal(visible_keys(rows, columns, offset, window=window), seen)
+    if window == (-1, 0):
+        assert tile_kind(rows, columns, offset) == wanted
+        assert torch.equal(visible_keys(rows, columns, offset), seen)
 
 
 def head(length: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
