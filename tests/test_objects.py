@@ -246,6 +246,20 @@ def test_a_tree_is_drawn_without_a_crossing(rng, size):
     assert crossings(layout) == 0
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(30, 90), st.integers(0, 29)), min_size=2))
+def test_a_chain_is_drawn_level(boxes):
+    layout = Layout()
+    for column, (height, _) in enumerate(boxes):
+        layout.add(column, height, 14.0)
+        if column:
+            layout.connect(column - 1, boxes[column - 1][1], column)
+    layout.place()
+    for link in layout.links:
+        source, target = layout.items[link.source], layout.items[link.target]
+        assert abs(source.top + link.port - target.top - target.entry) < 1e-9
+
+
 @settings(max_examples=60, deadline=None)
 @given(specs())
 def test_sorting_never_adds_a_crossing(spec):
