@@ -326,6 +326,8 @@ def test_soft_cap() -> None:
     scores = torch.tensor([-1e4, -0.01, 0.0, 0.01, 1e4], dtype=torch.float64)
     capped = soft_cap(scores, 50.0)
     assert capped.tolist() == pytest.approx([-50, -0.01, 0, 0.01, 50], rel=1e-6)
+    small = soft_cap(torch.tensor(0.3), 0.5).item()
+    assert small == pytest.approx(0.5 * math.tanh(0.6))
 
 
 def test_qk_norm_bounds_the_scores() -> None:

@@ -166,6 +166,11 @@ def test_the_gains_of_24_branches(variant: str, expected: tuple[float, float]) -
     assert drawn == pytest.approx(expected, rel=0.03)
 
 
+def test_the_gains_of_one_layer_are_not_zero() -> None:
+    assert branch_gains("sub-norm", 2) == pytest.approx((math.log(2) ** 0.5,) * 2)
+    assert branch_gains("sub-norm", 1) == pytest.approx((math.log(2) ** 0.5,) * 2)
+
+
 def test_a_branch_keeps_the_second_moment() -> None:
     block = ResidualBlock(400, "no-norm", generator=torch.Generator().manual_seed(0))
     x = gaussian(300, 400)

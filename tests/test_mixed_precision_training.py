@@ -60,6 +60,7 @@ def test_chunks_are_sums_of_sums() -> None:
     terms = np.ones(2200)
     assert accumulate(terms, FP16) == 2048
     assert accumulate(terms, FP16, chunk=129) == 2200  # over 2193, odd: not in FP16
+    assert accumulate([2048, 1, 1, 1, 1, 1], FP16, chunk=3) == 2048 + 3
     with pytest.raises(ValueError, match="chunk: got 0"):
         accumulate(terms, FP16, chunk=0)
 
