@@ -103,6 +103,15 @@ def test_gradients_come_from_all_of_the_past_and_not_from_the_future(unit_kind):
         assert reach.tolist() == [True] * (i + 1) + [False] * (10 - i)
 
 
+@pytest.mark.parametrize("unit_kind", [GatedAttentionUnit, FLASH, FLASHQuad])
+def test_units_look_both_ways_unless_told_otherwise(unit_kind):
+    options = {FLASH: {"chunk_size": 4}, FLASHQuad: {"pairs": 1}}.get(unit_kind, {})
+    unit = unit_kind(6, s=4, kernel="laplace", **options).to(DOUBLE)
+    x = torch.randn(1, 11, 6, dtype=DOUBLE, requires_grad=True)
+    (grad,) = torch.autograd.grad(unit(x)[0, 0].sum(), x)
+    assert (grad[0].abs().sum(dim=-1) > 0).all()
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("unit_kind", [GatedAttentionUnit, FLASH, FLASHQuad])
 def test_padding_changes_no_real_token(unit_kind, causal):

@@ -266,6 +266,13 @@ def test_maps_are_collected_by_name():
         ),
         (
             lambda: attention_weights(
+                torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2)
+            ),
+            ValueError,
+            r"attn_mask: got shape \(2,\)",
+        ),
+        (
+            lambda: attention_weights(
                 torch.zeros(1, 3), torch.zeros(2, 3), is_causal=True
             ),
             ValueError,
