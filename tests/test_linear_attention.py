@@ -435,6 +435,11 @@ def test_local_and_strided_patterns_by_hand() -> None:
         ({"key": torch.zeros(2, 1, 4, 5)}, "key"),
         ({"key": torch.zeros(2, 2, 4, 6)}, "key"),
         ({"value": torch.zeros(2, 2, 5, 3)}, "value"),
+        ({"query": torch.zeros(2, 2, 0, 5)}, "length 0"),
+        (
+            {"key": torch.zeros(2, 2, 0, 5), "value": torch.zeros(2, 2, 0, 3)},
+            "length 0",
+        ),
     ],
 )
 def test_refused_by_name(change: dict, match: str) -> None:
