@@ -136,6 +136,39 @@ def test_text_to_image_with_options(options, theirs, sd) -> None:
     assert gap(got, as_ours(expected)) < 1e-4
 
 
+@torch.no_grad()
+def test_clip_skip_reaches_the_text_encoder(theirs, sd) -> None:
+    """The words by transformers: diffusers asks it for a part that it has no more."""
+    encoder, texts = theirs["text_encoder"], ["", "", *PROMPTS]
+    ids = theirs["tokenizer"](
+        texts, padding="max_length", return_tensors="pt"
+    ).input_ids
+    states = encoder(ids, output_hidden_states=True).hidden_states[-2]
+    negative, words = encoder.final_layer_norm(states).chunk(2)
+    peer = quiet(diffusers.StableDiffusionPipeline(**theirs))
+    expected = peer(
+        prompt_embeds=words,
+        negative_prompt_embeds=negative,
+        num_inference_steps=3,
+        generator=seeded(),
+        output_type="np",
+    ).images
+    common = {"num_inference_steps": 3, "output": "tensor", "progress": False}
+    got = sd.text_to_image(PROMPTS, seed=SEED, clip_skip=1, **common)
+    assert gap(got, as_ours(expected)) < 1e-4
+
+
+def test_eta_reaches_ddim(theirs, sd) -> None:
+    parts = with_sampler("DDIMScheduler", theirs, sd)
+    peer = quiet(diffusers.StableDiffusionPipeline(**parts))
+    common = {"num_inference_steps": 3, "eta": 0.8}
+    expected = peer(PROMPTS, generator=seeded(), output_type="np", **common).images
+    got = sd.text_to_image(
+        PROMPTS, seed=SEED, output="tensor", progress=False, **common
+    )
+    assert gap(got, as_ours(expected)) < 1e-4
+
+
 def a_picture() -> Tensor:
     g = torch.Generator().manual_seed(3)
     return torch.rand(1, 3, 16, 24, generator=g)
@@ -309,6 +342,11 @@ def test_rescaled_guidance_has_the_plain_deviation() -> None:
             lambda sd: sd.text_to_image("a", num_inference_steps=0),
             "num_inference_steps",
         ),
+        (
+            lambda sd: sd.text_to_image("a", num_images_per_prompt=0),
+            "num_images_per_prompt: got 0",
+        ),
+        (lambda sd: sd.enable_attention_slicing(0), "slice_size: got 0"),
         (lambda sd: sd.text_to_image("a", output="jpeg"), "output: got 'jpeg'"),
         (
             lambda sd: sd.text_to_image("a", latents=torch.zeros(1, 4, 3, 3)),
