@@ -444,6 +444,7 @@ def test_a_ring_says_which_shares_do_not_fit() -> None:
             "key_lengths: got torch.float",
         ),
         ({"key_lengths": torch.tensor([6])}, ValueError, r"key_lengths: got \[6\]"),
+        ({"key_lengths": torch.tensor([-1])}, ValueError, r"key_lengths: got \[-1\]"),
         ({"key_lengths": torch.tensor([1, 1])}, ValueError, "key_lengths: got shape"),
         ({"alibi_slopes": torch.ones(3)}, ValueError, "alibi_slopes: got shape"),
         (
