@@ -63,7 +63,7 @@ def of_first_head(tensors: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "auto"])
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_each_form_is_the_definition(name: str, form: str, causal: bool) -> None:
     qkv = inputs(13)

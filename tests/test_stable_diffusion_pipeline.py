@@ -389,6 +389,16 @@ def test_pipeline_refuses(call, message: str, sd: StableDiffusion) -> None:
         call(sd)
 
 
+def test_a_unet_without_a_size_needs_to_be_told(
+    sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sd.unet.config, "sample_size", None)
+    with pytest.raises(ValueError, match="width: got None; this UNet has no sample"):
+        sd.text_to_image("a", height=16)
+    images = sd.text_to_image("a", height=16, width=24, num_inference_steps=1)
+    assert images[0].size == (24, 16)
+
+
 def test_parts_that_do_not_fit_are_refused(sd: StableDiffusion) -> None:
     small = dict(sd.unet.config)
     for change, message in (

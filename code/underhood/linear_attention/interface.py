@@ -43,7 +43,7 @@ def linear_attention(
     *,
     feature_map: str | FeatureMap = "elu+1",
     causal: bool = False,
-    form: str = "chunked",
+    form: str = "auto",
     chunk_size: int = 64,
     normalize: bool = True,
     initial_state: State | None = None,
@@ -59,7 +59,8 @@ def linear_attention(
             features), "efficient" (of the keys over the tokens), "taylor" (1 + cos),
             "favor+", or a `FeatureMap`.
         causal: query i sees the keys 0..i, and whatever `initial_state` holds.
-        form: how, not what: "quadratic", "recurrent", "chunked" or "scan".
+        form: how, not what: "quadratic", "recurrent", "chunked", "scan", or "auto":
+            "chunked", never more multiplications than "quadratic", few steps in turn.
         chunk_size: tokens per chunk, of "chunked".
         normalize: divide by the sum of the weights; where that is 0, give 0.
         initial_state: a `State` from an earlier piece of the sequence.
@@ -76,8 +77,9 @@ def linear_attention(
     Source: Katharopoulos et al. (2020), Transformers are RNNs, eqs. 4 to 12.
     """
     check_sequences(query, key, value, causal=causal)
-    check_choice("form", form, tuple(RUN))
+    check_choice("form", form, ("auto", *RUN))
     check_chunk_size(chunk_size)
+    form = "chunked" if form == "auto" else form
     phi = resolve(feature_map, query.shape[-1])
     if causal or initial_state is not None or return_state:
         _check_tokenwise(phi)

@@ -327,12 +327,12 @@ class StableDiffusion:
     def _latent_shape(
         self, words: Tensor, wanted: Options, height: int | None, width: int | None
     ) -> tuple[int, ...]:
-        factor = self.vae.factor
+        factor, usual = self.vae.factor, self.unet.config["sample_size"]
         sides = []
         for name, pixels in (("height", height), ("width", width)):
-            side = (
-                self.unet.config["sample_size"] * factor if pixels is None else pixels
-            )
+            if pixels is None and usual is None:
+                raise ValueError(f"{name}: got None; this UNet has no sample_size")
+            side = usual * factor if pixels is None else pixels
             if side < factor or side % factor:
                 raise ValueError(
                     f"{name}: got {side}; a multiple of {factor} is needed"

@@ -34,7 +34,7 @@ class UNet2DConditionModel(nn.Module, Configured):
     """The denoiser of Stable Diffusion. The defaults are those of SD v1.5.
 
     Args:
-        sample_size: height and width of a latent; only the pipeline reads it.
+        sample_size: height and width of a latent, if none is asked for; may be None.
         in_channels, out_channels: of the latents; 9 in for the inpainting checkpoints.
         down_block_types, up_block_types: with ("CrossAttn…") or without attention.
         block_out_channels: channels per resolution. layers_per_block: residual blocks
@@ -86,12 +86,12 @@ class UNet2DConditionModel(nn.Module, Configured):
     }
     # Entries that say nothing about the network.
     ignored = ("addition_embed_type_num_heads", "class_embeddings_concat")
-    left_out = {"cross_attention_dim": 1280}
+    left_out = {"cross_attention_dim": 1280, "sample_size": None}
 
     def __init__(
         self,
         *,
-        sample_size: int = 64,
+        sample_size: int | None = 64,
         in_channels: int = 4,
         out_channels: int = 4,
         down_block_types: Sequence[str] = (DOWN_BLOCKS[0],) * 3 + (DOWN_BLOCKS[1],),
