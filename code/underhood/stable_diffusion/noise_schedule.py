@@ -219,6 +219,10 @@ class Scheduler(Configured):
         """The spacing of the timesteps that was asked for, or that of this sampler."""
         return self.config["timestep_spacing"] or self.default_spacing
 
+    def training_sigmas(self) -> np.ndarray:
+        """Noise per signal, √(1 - ᾱ) / √ᾱ, of each step of the training: (T,)."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+
     def spaced(self, steps: int) -> np.ndarray:
         """`spaced_timesteps`, with the settings of this sampler."""
         offset = self.config["steps_offset"]

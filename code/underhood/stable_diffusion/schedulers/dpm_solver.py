@@ -56,10 +56,7 @@ class DPMSolverMultistepScheduler(Scheduler):
         one_of("final_sigmas_type", final_sigmas_type, ("zero", "sigma_min"))
         if self.config["rescale_betas_zero_snr"]:
             self.alphas_cumprod[-1] = 2**-24  # λ would be infinite
-        self._place(self.timesteps.numpy(), self._training_sigmas()[::-1])
-
-    def _training_sigmas(self) -> np.ndarray:
-        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+        self._place(self.timesteps.numpy(), self.training_sigmas()[::-1])
 
     def _place(
         self, timesteps: np.ndarray, sigmas: np.ndarray, last: float = 0.0
@@ -74,7 +71,7 @@ class DPMSolverMultistepScheduler(Scheduler):
         """Choose the steps to visit, and their σ."""
         super().set_timesteps(num_inference_steps)
         steps = self.spaced(num_inference_steps).round()
-        known = self._training_sigmas()
+        known = self.training_sigmas()
         if self.config["use_karras_sigmas"]:
             sigmas = karras_sigmas(known[0], known[-1], num_inference_steps)
             steps = timesteps_of_sigmas(sigmas, known).round()

@@ -31,10 +31,7 @@ class SigmaScheduler(Scheduler):
         super().__init__(**schedule)
         if self.config["rescale_betas_zero_snr"]:
             self.alphas_cumprod[-1] = 2**-24  # σ would be infinite
-        self._place(self.timesteps.numpy().astype(float), self._training_sigmas()[::-1])
-
-    def _training_sigmas(self) -> np.ndarray:
-        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+        self._place(self.timesteps.numpy().astype(float), self.training_sigmas()[::-1])
 
     def _place(
         self, timesteps: np.ndarray, sigmas: np.ndarray, last: float = 0.0
@@ -48,7 +45,7 @@ class SigmaScheduler(Scheduler):
         """Choose the steps to visit, and their σ."""
         super().set_timesteps(num_inference_steps)
         steps = self.spaced(num_inference_steps)
-        known = self._training_sigmas()
+        known = self.training_sigmas()
         self._place(steps, np.interp(steps, np.arange(len(known)), known))
 
     @property
@@ -117,7 +114,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
     def set_timesteps(self, num_inference_steps: int) -> None:
         """Choose the steps to visit, and their σ."""
         super().set_timesteps(num_inference_steps)
-        known = self._training_sigmas()
+        known = self.training_sigmas()
         steps, sigmas = self.timesteps.numpy(), self.sigmas[:-1].numpy()
         if self.config["use_karras_sigmas"]:
             ends = float(sigmas[-1]), float(sigmas[0])
