@@ -278,6 +278,11 @@ def test_stack_is_residual():
         torch.nn.init.zeros_(unit.to_out.weight)
     x = torch.randn(1, 5, 6)
     assert gap(stack(x), x) == 0
+    stack = FLASHQuad(6, pairs=1, s=4)
+    expected = x
+    for norm, unit in zip(stack.norms, stack.units, strict=True):
+        expected = expected + unit(norm(expected))
+    assert gap(stack(x), expected) < 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -363,6 +368,11 @@ def test_what_is_refused():
         FLASH(6, chunk_size=0)
     with pytest.raises(ValueError, match="chunk_size: got 0"):
         mixed_chunk_attention(q, q, q, q, q, chunk_size=0)
+    with pytest.raises(ValueError, match=r"key_mask: got torch\.float32"):
+        mixed_chunk_attention(q, q, q, q, q, chunk_size=1, key_mask=torch.ones(1, 5))
+    assert FLASH(4, s=1, chunk_size=1, rope=False)(q).shape == q.shape
+    with pytest.raises(ValueError, match="s: got 0"):
+        GatedAttentionUnit(6, s=0, rope=False)
     for place, name in enumerate(("quad_query", "quad_key", "lin_query", "lin_key")):
         views = [q] * 4
         views[place] = q[:, :4]  # fills as many chunks as the others

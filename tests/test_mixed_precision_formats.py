@@ -205,7 +205,9 @@ def test_toward_zero_and_saturation() -> None:
         (lambda: E2M1.decode(16), "codes: FP4 E2M1 has only 4"),
         (lambda: FP32.values(), "too many"),
         (lambda: FloatFormat("x", 1, 3), "exponent_bits: got 1"),
+        (lambda: FloatFormat("x", 12, 3), "exponent_bits: got 12"),
         (lambda: FloatFormat("x", 4, 0), "mantissa_bits: got 0"),
+        (lambda: FloatFormat("x", 4, 53), "mantissa_bits: got 53"),
         (lambda: FloatFormat("x", 4, 3, "odd"), "specials: got 'odd'"),
         (lambda: FloatFormat("x", 4, 3, "none"), "saturate: got False"),
     ],
@@ -213,3 +215,18 @@ def test_toward_zero_and_saturation() -> None:
 def test_bad_input(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_nan_is_the_code_that_numpy_and_torch_write() -> None:
+    nan = torch.tensor(torch.nan)
+    assert FP16.nan_code == np.array(np.nan, np.float16).view(np.uint16)
+    assert FP32.nan_code == np.array(np.nan, np.float32).view(np.uint32)
+    assert BF16.nan_code == nan.bfloat16().view(torch.int16).item()
+    assert E4M3.nan_code == nan.to(torch.float8_e4m3fn).view(torch.uint8).item()
+
+
+def test_the_parts_of_a_code() -> None:
+    """-1.5: sign 1, the exponent 0 with its bias, half of the fraction."""
+    code = np.array(-1.5, np.float16).view(np.uint16)
+    assert FP16.split(int(code)) == ("1", "01111", "1000000000")
+    assert FloatFormat("smallest", 2, 1).split(0b1011) == ("1", "01", "1")

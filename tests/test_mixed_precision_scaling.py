@@ -134,6 +134,10 @@ def test_two_optimizers_one_overflow() -> None:
     assert scaler.loss_scale == 2.0
 
 
+def test_defaults_are_those_of_gradscaler() -> None:
+    assert LossScaler().state_dict() == torch.amp.GradScaler("cpu").state_dict()
+
+
 def test_state_goes_to_gradscaler_and_back() -> None:
     scaler = LossScaler(4.0, growth_interval=3)
     feed(scaler, False)

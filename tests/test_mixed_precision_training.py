@@ -200,6 +200,7 @@ def test_three_ways_to_add_a_small_update() -> None:
     ends = {}
     for add in (round_to_nearest, StochasticRounding(0), KahanSummation()):
         weight = torch.ones(256).bfloat16()
+        assert torch.equal(add(weight, -weight / 4), 0.75 * weight)  # fits exactly
         for _ in range(500):
             weight = add(weight, step)
         ends[type(add).__name__] = weight.float().mean().item()
