@@ -60,7 +60,7 @@ def linear_attention(
             "favor+", or a `FeatureMap`.
         causal: query i sees the keys 0..i, and whatever `initial_state` holds.
         form: how, not what: "quadratic", "recurrent", "chunked", "scan", or "auto":
-            "chunked", never more multiplications than "quadratic", few steps in turn.
+            "chunked", which never needs more multiplications than "quadratic".
         chunk_size: tokens per chunk, of "chunked".
         normalize: divide by the sum of the weights; where that is 0, give 0.
         initial_state: a `State` from an earlier piece of the sequence.
