@@ -49,7 +49,7 @@ DIFFERENT = {
     "with the collector on, dropped cycles do not pile up": COLLECTOR,
     "text of def generation_of": COLLECTOR,
     "with three generations an object moves from 0 to 1 to 2": COLLECTOR,
-    "500 new lists add about 500 to it": COLLECTOR,
+    "50,000 new lists add about 50,000 to it": COLLECTOR,
     "text of KIND, gc.get_threshold()": COLLECTOR,
     "a third threshold of 0 gives the incremental collector away": COLLECTOR,
     "tables of instance, numbers": "dictionaries are tracked from the start since 3.14",
@@ -66,7 +66,7 @@ DIFFERENT = {
     "the objects are frozen, not freed": PROCESS,
     "a class made in a function is a cycle": CLASS,
     "gc.collect() returns them": PROCESS,
-    "500 new numbers barely move its first number": PROCESS,
+    "50,000 new numbers barely move its first number": PROCESS,
     "the innermost of a million nested lists": "CPython 3.14.2 overflows there",
     "MonitoringDebugger gives the variables": "sys.monitoring came with 3.12",
 }
