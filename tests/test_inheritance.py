@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -153,6 +155,25 @@ def test_the_merge_by_hand() -> None:
 def test_a_merge_that_is_stuck_ends_with_nothing_taken() -> None:
     *_, last = merge_steps([("X", "Y"), ("Y", "X")])
     assert (last.taken, last.rejected) == (None, ("X", "Y"))
+
+
+def test_classes_are_listed_after_their_bases() -> None:
+    for bases in ({"B": ("A",)}, {"B": ("A",), "A": ()}, {"B": ("B",)}):
+        missing = bases["B"][0]
+        message = rf"bases\['B'\]: '{missing}' is not listed before it"
+        with pytest.raises(ValueError, match=message):
+            build_classes(bases)
+    eggs = {"F": (), "E": ("F",), "G": ("F", "E"), "H": ("G",)}
+    assert list(build_classes(eggs)) == ["F", "E", "G"]  # H stands on what is refused
+
+
+def test_random_hierarchies_have_a_size() -> None:
+    with pytest.raises(ValueError, match="classes: got 0; allowed are 1 to 26"):
+        random_hierarchy(random.Random(0), 0)
+    with pytest.raises(ValueError, match="max_bases: got -1; allowed are 0 and more"):
+        random_hierarchy(random.Random(0), 4, max_bases=-1)
+    single = random_hierarchy(random.Random(0), 4, max_bases=0)
+    assert single == dict.fromkeys("ABCD", ())
 
 
 # ---- the other rules -------------------------------------------------------------
@@ -502,15 +523,20 @@ def test_instances_without_a_dict() -> None:
     assert get_attribute(slotted, "x") == 3
 
 
-def test_lookups_that_are_not_modelled_are_refused() -> None:
+def test_lookups_that_are_not_modeled_are_refused() -> None:
     class Proxy:
         def __getattribute__(self, name: str) -> str:
             return name
 
-    with pytest.raises(TypeError, match="Proxy has its own lookup"):
+    class Words(dict[str, str]): ...
+
+    only = "only that of object is modeled"
+    with pytest.raises(TypeError, match=f"got Proxy, with the lookup of Proxy; {only}"):
         get_attribute(Proxy(), "x")
-    with pytest.raises(TypeError, match="type has its own lookup"):
+    with pytest.raises(TypeError, match=f"got type, with the lookup of type; {only}"):
         get_attribute(int, "x")
+    with pytest.raises(TypeError, match=f"got Words, with the lookup of dict; {only}"):
+        get_attribute(Words(), "get")
 
 
 def test_what_counts_as_a_data_descriptor() -> None:
@@ -542,6 +568,37 @@ def test_super_walks_the_order_of_the_instance() -> None:
     assert proxy.__self_class__ is real.__self_class__ is D
     with pytest.raises(TypeError, match="got A; an instance or a subclass of B"):
         Super(B, A())
+
+
+def test_super_does_not_believe_what_is_registered() -> None:
+    class Shape(ABC):
+        @abstractmethod
+        def who(self) -> str: ...
+
+    @Shape.register
+    class Blob: ...
+
+    assert isinstance(Blob(), Shape)
+    for subject in (Blob(), Blob):
+        for model in (super, Super):
+            with pytest.raises(TypeError, match="instance or"):
+                model(Shape, subject)
+
+
+def test_super_believes_the_class_that_an_object_names() -> None:
+    class A:
+        def who(self) -> str:
+            return "A"
+
+    class B(A):
+        def who(self) -> str:
+            return "B"
+
+    mock = Mock(spec=B)
+    assert Super(B, mock).who() == super(B, mock).who() == "A"
+    assert Super(B, mock).__self_class__ is super(B, mock).__self_class__ is B
+    with pytest.raises(TypeError, match="got Mock; an instance or a subclass of int"):
+        Super(int, mock)
 
 
 def test_torch_does_what_the_chapter_says_of_it() -> None:

@@ -24,8 +24,13 @@ def random_hierarchy(
     """Return classes `A`, `B`, … with up to `max_bases` bases each, all earlier ones.
 
     It may be one for which C3 finds no order.
+
+    Raises:
+        ValueError: `classes` is not 1 to 26, or `max_bases` is negative.
     """
     _check_classes(classes)
+    if max_bases < 0:
+        raise ValueError(f"max_bases: got {max_bases}; allowed are 0 and more")
     bases: dict[str, tuple[str, ...]] = {}
     for name in NAMES[:classes]:
         count = rng.randint(0, min(max_bases, len(bases)))
@@ -38,9 +43,18 @@ def build_classes(bases: Hierarchy) -> dict[str, type | TypeError]:
 
     `bases` lists each class after its bases. A class is left out if one of its bases
     was refused.
+
+    Raises:
+        ValueError: a class is listed before one of its bases, or the base is not
+            listed at all.
     """
     built: dict[str, type | TypeError] = {"object": object}
+    seen = {"object"}
     for name, parents in bases.items():
+        for parent in parents:
+            if parent not in seen:
+                raise ValueError(f"bases[{name!r}]: {parent!r} is not listed before it")
+        seen.add(name)
         made = [built.get(parent) for parent in parents]
         real = tuple(parent for parent in made if isinstance(parent, type))
         if len(real) < len(made):

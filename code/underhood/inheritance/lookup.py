@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +35,22 @@ def find_attribute(instance: object, name: str) -> Found:
     """Look an attribute up as `getattr(instance, name)` does for most objects.
 
     That is for instances of classes that inherit `object.__getattribute__`, as most
-    classes written in Python do.
+    classes written in Python do. Subclasses of `dict`, `Exception` and other builtins
+    inherit another one.
 
     Raises:
         AttributeError: nothing has it, and no class defines `__getattr__`.
-        TypeError: `instance` is a class, or its class has its own `__getattribute__`.
+        TypeError: `instance` is a class, or its class has another `__getattribute__`.
 
     Source: CPython, `_PyObject_GenericGetAttrWithDict` in `Objects/object.c`, and
     `slot_tp_getattr_hook` in `Objects/typeobject.c`.
     """
-    hook, _ = find_in_classes(_mro_of(type(instance)), "__getattribute__")
+    hook, owner = find_in_classes(_mro_of(type(instance)), "__getattribute__")
     if hook is not object.__getattribute__:
-        raise TypeError(f"instance: {type(instance).__name__} has its own lookup")
+        raise TypeError(
+            f"instance: got {type(instance).__name__}, with the lookup of "
+            f"{owner and owner.__name__}; only that of object is modeled"
+        )
     try:
         return _find_without_getattr(instance, name)
     except AttributeError:  # also one that a descriptor raised
@@ -109,31 +113,42 @@ def _defines(value: Any, name: str) -> bool:
     return find_in_classes(_mro_of(type(value)), name)[1] is not None
 
 
+def _starts(instance: Any) -> Iterator[Any]:
+    """What `super` tries as the class whose MRO it walks, in turn."""
+    yield instance
+    yield type(instance)
+    yield getattr(instance, "__class__", None)  # a proxy may name another class
+
+
 class Super:
     """A model of `super(cls, instance)`: the MRO of the instance, from after `cls`.
 
     Args:
         cls: the class whose followers are searched.
-        instance: an instance of `cls`, or a subclass of it (in class methods).
+        instance: an instance of `cls`, or a subclass of it (in class methods), or
+            an object that names such a class as its `__class__`.
 
     Raises:
-        TypeError: `instance` is neither.
+        TypeError: `instance` is none of these.
 
-    Source: CPython, `super_getattro` in `Objects/typeobject.c`.
+    Source: CPython, `supercheck` and `super_getattro` in `Objects/typeobject.c`.
     """
 
     __slots__ = ("__self__", "__self_class__", "__thisclass__")
 
     def __init__(self, cls: type, instance: Any) -> None:
-        is_class = isinstance(instance, type) and issubclass(instance, cls)
-        if not is_class and not isinstance(instance, cls):
+        for start in _starts(instance):
+            # Not `isinstance`, which believes what is registered with an ABC.
+            if type in _mro_of(type(start)) and cls in _mro_of(start):
+                break
+        else:
             raise TypeError(
                 f"instance: got {type(instance).__name__}; an instance or a subclass "
                 f"of {cls.__name__} is needed"
             )
         self.__thisclass__ = cls
         self.__self__ = instance
-        self.__self_class__ = instance if is_class else type(instance)
+        self.__self_class__ = start
 
     def __getattribute__(self, name: str) -> Any:
         own = object.__getattribute__
