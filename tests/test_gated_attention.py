@@ -242,6 +242,24 @@ def test_attention_matrix_divides_by_what_a_query_may_see():
     assert attention_matrix(one, one, "softmax", allowed)[0, 0].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("kernel", ["relu2", "laplace", "softmax"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 1), (1, 5), (2, 5, 1)])
+def test_a_mask_that_broadcasts_counts_every_key(kernel, shape):
+    query, key = torch.randn(2, 2, 5, 4, dtype=DOUBLE, generator=rng())
+    allowed = torch.ones(shape, dtype=torch.bool)
+    found = attention_matrix(query, key, kernel, allowed)
+    assert gap(found, attention_matrix(query, key, kernel)) < 1e-12
+
+
+def test_a_query_that_is_padding_gets_an_empty_row():
+    query, key = torch.randn(2, 3, 4, dtype=DOUBLE, generator=rng())
+    allowed = torch.tensor([[True], [False], [True]])
+    found = attention_matrix(query, key, "laplace", allowed)
+    wanted = attention_matrix(query, key, "laplace")
+    wanted[1] = 0
+    assert gap(found, wanted) < 1e-12
+
+
 def test_rope_depends_on_distance_alone_and_keeps_lengths():
     q, k = torch.randn(2, 8, dtype=DOUBLE)
     turned_q = apply_rope(q.expand(20, 8))

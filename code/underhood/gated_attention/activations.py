@@ -74,5 +74,7 @@ def attention_matrix(
     weights = KERNELS[kernel](scores)
     if allowed is None:
         return weights / key.shape[-2]
+    # A mask of one column stands for all the keys.
+    allowed = allowed.expand(*allowed.shape[:-1], key.shape[-2])
     count = allowed.sum(dim=-1, keepdim=True).clamp(min=1)
     return weights * allowed / count
