@@ -3,6 +3,8 @@
 import gc
 import random
 import sys
+import threading
+import time
 import weakref
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -474,6 +476,8 @@ def test_a_bad_threshold_is_refused() -> None:
         Heap(threshold=(1, 2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="threshold"):
         Heap(threshold=(1, 2, -1))
+    with pytest.raises(ValueError, match="threshold: got 7"):
+        Heap(threshold=7)  # type: ignore[arg-type]
 
 
 # ---- helpers and pictures --------------------------------------------------------
@@ -487,6 +491,32 @@ def test_quiet_collector_restores_what_it_changed() -> None:
     after = gc.isenabled(), gc.get_threshold(), sys.getswitchinterval()
     assert after == before
     assert gc.get_freeze_count() == 0
+
+
+def test_quiet_collector_keeps_busy_threads_out() -> None:
+    found = []
+    for _ in range(4):
+        end = time.monotonic() + 0.2
+
+        def make_garbage(end: float = end) -> None:
+            while time.monotonic() < end:
+                item: list[object] = []
+                item.append(item)
+
+        busy = threading.Thread(target=make_garbage)
+        busy.start()
+        time.sleep(0.02)
+        with quiet_collector():
+            sum(range(300_000))
+            for _ in range(300_000):  # time enough for the other to ask for its turn
+                pass
+            left: list[object] = []
+            left.append(left)
+            del left
+            found.append(gc.collect())
+        busy.join()
+        gc.collect()
+    assert found == [1] * 4
 
 
 def test_the_interpreter_world_really_kills_objects() -> None:
@@ -516,8 +546,17 @@ def test_cycles_pile_up_only_while_the_collector_is_off() -> None:
 
 def test_fresh_interpreter_reports_output_and_failure() -> None:
     assert fresh_interpreter("print(6 * 7)") == "42"
-    with pytest.raises(Exception, match="returned non-zero"):
+    with pytest.raises(RuntimeError, match="returned non-zero status 3"):
         fresh_interpreter("raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
+        fresh_interpreter("1/0")
+
+
+def test_numbers_that_make_no_schedule_are_refused() -> None:
+    for pairs, every in ((0, 5), (-5, 5), (5, 0)):
+        with pytest.raises(ValueError, match=f"pairs, every: got {pairs}, {every}"):
+            drop_cycles(pairs, every=every, enabled=False)
+    assert real_schedule_alone(20, (0, 5, 5)) == model_schedule(20, (0, 5, 5)) == []
 
 
 def test_pictures_are_svg_in_the_color_of_the_text() -> None:

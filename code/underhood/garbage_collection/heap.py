@@ -5,8 +5,9 @@ A model of the default (GIL, generational) build as it is in CPython 3.11 to 3.1
 
 What is left out: threads, the permanent generation of `gc.freeze`, uncollectable
 objects with a `tp_del` of C, the untracking of tuples and dicts of atoms, the wait for
-the interpreter's loop before a collection starts (3.12 and later), and that weak
-references without a callback are cut after the finalizers (3.15).
+the interpreter's loop before a collection starts (3.12 and later), that on 3.11 the
+object whose allocation starts a collection is not yet tracked and stays in generation
+0, and that weak references without a callback are cut after the finalizers (3.15).
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ class Heap:
     def __init__(
         self, threshold: tuple[int, int, int] = (700, 10, 10), enabled: bool = True
     ) -> None:
-        if len(threshold) != NUM_GENERATIONS or min(threshold) < 0:
+        if (
+            not isinstance(threshold, (tuple, list))
+            or len(threshold) != NUM_GENERATIONS
+            or min(threshold) < 0
+        ):
             raise ValueError(
                 f"threshold: got {threshold!r}; allowed are three numbers >= 0"
             )

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,18 +35,21 @@ def quiet_collector() -> Iterator[None]:
     """Leave the collector nothing to find but what the block makes.
 
     Everything that exists is frozen, no collection starts by itself, and no other
-    thread gets the interpreter's lock (a notebook's kernel has several). Blocks may be
-    nested; what they froze is unfrozen at the end of the outermost one.
+    thread gets the interpreter's lock (a notebook's kernel has several), unless the
+    block gives it up: by sleeping, reading, waiting. Blocks may be nested; what they
+    froze is unfrozen at the end of the outermost one.
     """
     global _quiet_blocks
     enabled, interval = gc.isenabled(), sys.getswitchinterval()
     threshold = gc.get_threshold()
-    gc.collect()
-    gc.disable()
-    gc.freeze()
-    sys.setswitchinterval(60.0)  # seconds
     _quiet_blocks += 1
     try:
+        if _quiet_blocks == 1:
+            sys.setswitchinterval(60.0)  # seconds
+            time.sleep(2 * interval)  # who waits since before that gets its turn
+        gc.collect()
+        gc.disable()
+        gc.freeze()
         yield
     finally:
         _quiet_blocks -= 1
@@ -58,14 +62,21 @@ def quiet_collector() -> Iterator[None]:
 
 
 def fresh_interpreter(source: str) -> str:
-    """Run `source` in a new interpreter; return what it printed, errors included."""
+    """Run `source` in a new interpreter; return what it printed, errors included.
+
+    Raises:
+        RuntimeError: it failed; the message ends with what it printed to stderr.
+    """
     done = subprocess.run(
         [sys.executable, "-I", "-c", source],
         capture_output=True,
         text=True,
-        check=True,
         timeout=60,
     )
+    if done.returncode:
+        raise RuntimeError(
+            f"source: returned non-zero status {done.returncode}\n{done.stderr}"
+        )
     return (done.stdout + done.stderr).strip()
 
 
@@ -75,7 +86,7 @@ def real_schedule(
     """Keep `length` new lists; return `(lists so far, generation)` per collection."""
     events: list[tuple[int, int]] = []
     keep: list[list[int] | None] = [None] * length
-    spare = [Node() for _ in range(length // threshold[0] + 1)]
+    spare = [Node() for _ in range(length // max(1, threshold[0]) + 1)]
 
     def note(phase: str, info: dict[str, int]) -> None:
         if phase == "start":
@@ -149,6 +160,8 @@ def drop_cycles(pairs: int, every: int, enabled: bool) -> list[int]:
         every: pairs between two samples.
         enabled: whether the collector may start by itself meanwhile.
     """
+    if pairs < 1 or every < 1:
+        raise ValueError(f"pairs, every: got {pairs}, {every}; allowed are 1 or more")
     samples = []
     with quiet_collector():
         start = Node.alive
