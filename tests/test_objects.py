@@ -550,6 +550,43 @@ def test_mutable_objects_are_drawn_as_such(thing):
     assert is_mutable(thing)
 
 
+def test_a_subclass_of_a_frozen_dataclass_takes_attributes():
+    @dataclass(frozen=True)
+    class Frozen:
+        x: int = 1
+
+    class Open(Frozen):
+        pass
+
+    class Closed(Frozen):
+        __slots__ = ()
+
+    thing = Open()
+    thing.new = 3
+    assert is_mutable(thing)
+    assert not is_mutable(Frozen())
+    assert is_mutable(Closed())  # Frozen itself gave it a dictionary
+
+
+def test_a_metaclass_with_equality_is_not_asked():
+    class Alike(type):
+        def __eq__(cls, other):
+            raise RuntimeError("asked")
+
+        __hash__ = None
+
+    class Odd(metaclass=Alike):
+        pass
+
+    graph = object_graph({"odd": Odd(), "by key": {Odd(): 1}})
+    assert [node.type for node in graph.nodes].count("Odd") == 2
+
+
+def test_names_that_xml_does_not_allow():
+    for name in ("a\x00b", "a\x0bb", "\ud800"):
+        ElementTree.fromstring(object_graph({name: 1}).svg.encode("utf-8"))
+
+
 def held_by(obj, **limits):
     """{slot: type name of what it refers to} of one object."""
     graph = object_graph({"it": obj}, **limits)
@@ -572,7 +609,8 @@ def test_what_each_kind_of_object_refers_to():
     (cell,) = function.__closure__
     assert held_by(cell) == {".cell_contents": "list"}
     assert held_by(types.CellType()) == {}
-    assert held_by([].append) == {}
+    assert held_by([].append) == {".__self__": "list"}
+    assert held_by(len) == {}
     assert held_by(Plain().__init__) != {}
     assert held_by(memoryview(bytearray(3))) == {".obj": "bytearray"}
     assert held_by(types.MappingProxyType({})) == {"→": "dict"}

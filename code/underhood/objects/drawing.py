@@ -226,4 +226,5 @@ def _text(
     extra += f' font-size="{size}"' if size != FONT else ""
     # On each text, because a page may set a typeface for all text in pictures.
     place = f'x="{x:.1f}" y="{y:.1f}" style="{TYPEFACE}"'
-    return f'<text {place} fill="{fill}"{extra}>{escape(text)}</text>'
+    shown = "".join(c if c.isprintable() else "·" for c in text)  # XML allows few else
+    return f'<text {place} fill="{fill}"{extra}>{escape(shown)}</text>'

@@ -27,10 +27,10 @@ def follow(obj: object, limit: int) -> tuple[list[Held], int]:
     """The first `limit` references that `obj` holds, and the number of the others.
 
     References are items of containers, attributes, and else what the garbage
-    collector would traverse. A long container is not read to its end.
+    collector would traverse. A long list, tuple or set is not read to its end.
     """
     items, size = _items(obj)
-    others = [] if type(obj) in ATOMS else _attributes(obj) + _parts(obj)
+    others = [] if _one_of(type(obj), ATOMS) else _attributes(obj) + _parts(obj)
     shown = list(islice(chain(items, others), limit))
     return shown, size + len(others) - len(shown)
 
@@ -40,6 +40,11 @@ def _is(obj: Any, *kinds: type) -> bool:
     return issubclass(type(obj), kinds)
 
 
+def _one_of(kind: type, kinds: tuple[type, ...]) -> bool:
+    """`kind in kinds` by identity: `in` also asks the metaclass what is equal."""
+    return id(kind) in map(id, kinds)
+
+
 def _items(obj: Any) -> tuple[Iterator[Held], int]:
     """What the built-in container in `obj` holds, past any overridden method."""
     if _is(obj, list, tuple):
@@ -47,17 +52,21 @@ def _items(obj: Any) -> tuple[Iterator[Held], int]:
         walk = enumerate(base.__iter__(obj))
         return ((f"[{k}]", item) for k, item in walk), base.__len__(obj)
     if _is(obj, dict):
-        size = sum(1 if type(key) in ATOMS else 2 for key in dict.keys(obj))
-        return _dict_items(obj), size
+        return _dict_items(obj), sum(map(_key_references, dict.keys(obj)))
     if _is(obj, set, frozenset):
         base_set = set if _is(obj, set) else frozenset
         return _set_items(base_set.__iter__(obj)), base_set.__len__(obj)
     return iter(()), 0
 
 
+def _key_references(key: object) -> int:
+    """An atom is written beside its value; any other key is a reference of its own."""
+    return 1 if _one_of(type(key), ATOMS) else 2
+
+
 def _dict_items(obj: Any) -> Iterator[Held]:
     for k, (key, value) in enumerate(dict.items(obj)):
-        if type(key) in ATOMS:
+        if _one_of(type(key), ATOMS):
             yield f"[{cut(short_repr(key), KEYS)}]", value
         else:
             yield f"key {k}", key
@@ -116,9 +125,12 @@ def _own_dict(obj: object) -> Mapping[str, object]:
 def _parts(obj: object) -> list[Held]:
     """What built-in objects other than containers refer to."""
     kind = type(obj)
-    if kind in _PARTS:
-        parts = [(f".{name}", getattr(obj, name)) for name in _PARTS[kind]]
-        return [held for held in parts if held[1] is not None]
+    for known_kind, names in _PARTS.items():
+        if kind is known_kind:
+            parts = [(f".{name}", getattr(obj, name)) for name in names]
+            return [
+                (n, o) for n, o in parts if not _is(o, type(None), types.ModuleType)
+            ]
     if _is(obj, *_CONTAINERS, type, types.ModuleType):
         return []
     own = _own_dict(obj)
@@ -136,7 +148,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset)
 _PARTS: dict[type, tuple[str, ...]] = {
     types.FunctionType: ("__defaults__", "__kwdefaults__", "__closure__"),
     types.MethodType: ("__self__", "__func__"),
-    types.BuiltinFunctionType: (),
+    types.BuiltinFunctionType: ("__self__",),  # of a function: its module
     types.CodeType: (),
     types.FrameType: (),
     memoryview: ("obj",),
@@ -182,14 +194,14 @@ def is_mutable(obj: object) -> bool:
     if issubclass(kind, type):
         return True
     namespaces = _class_namespaces(kind)
-    for namespace in namespaces:
-        if "__dataclass_params__" in namespace:
-            return not namespace["__dataclass_params__"].frozen
     if kind is object:
         return False
     has_dict = type.__getattribute__(kind, "__dictoffset__") != 0
     bases = type.__getattribute__(kind, "__mro__")
     for base, namespace in zip(bases, namespaces, strict=True):
+        if "__dataclass_params__" in namespace:
+            frozen = namespace["__dataclass_params__"].frozen
+            return not frozen or (base is not kind and has_dict)
         if any(base is known for known in _IMMUTABLE):
             return base is not kind and has_dict
         if namespace.get("__slots__"):
@@ -221,11 +233,11 @@ def _own_name(obj: Any) -> str:
 
 def _value(obj: Any) -> str:
     kind = type(obj)
-    if kind in _CONTAINERS:
+    if _one_of(kind, _CONTAINERS):
         return "" if obj else repr(obj)
     if kind is int and obj.bit_length() > 99:
         return f"of {obj.bit_length()} bits"
-    if kind in (str, bytes):
+    if _one_of(kind, (str, bytes)):
         obj = obj[: 2 * VALUES]
     text = repr(obj)
     return "" if text == object.__repr__(obj) else text
