@@ -72,6 +72,22 @@ def test_giou_by_hand(
     assert paired_giou(a, b).item() == pytest.approx(giou, abs=1e-12)
 
 
+def test_giou_of_boxes_without_area() -> None:
+    """They have no IoU: 0 if equal, -1 if not, and never below."""
+    points = boxes((0.5, 0.5, 0.5, 0.5), (0.7, 0.7, 0.7, 0.7))
+    assert generalized_box_iou(points, points).tolist() == [[0, -1], [-1, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_areas_are_computed_in_single_precision(dtype: torch.dtype) -> None:
+    """In float16 the area of a box of side 0.002 is 4e-6: two digits are left."""
+    side = 2 if dtype == torch.int64 else 0.002
+    box = torch.tensor([[0, 0, side, side]], dtype=dtype)
+    assert box_iou(box, box)[0].dtype == torch.float32
+    assert box_iou(box, box)[0].item() == pytest.approx(1)
+    assert generalized_box_iou(box, box).item() == pytest.approx(1)
+
+
 def test_iou_by_counting_cells() -> None:
     """Boxes on a grid: the areas are counted, not computed."""
     generator = np.random.default_rng(0)
@@ -134,6 +150,7 @@ def test_assignment_equals_scipy(rows: int, extra: int, seed: int, ties: bool) -
     assert total == pytest.approx(cost[i, j].sum(), abs=1e-9)
     left = cost - found.row_price[:, None] - found.column_price
     assert left.min(initial=0) > -1e-9  # the prices prove it
+    assert found.column_price.max(initial=0) <= 0  # also if columns stay free
     chosen = left[np.arange(rows), found.columns]
     assert np.abs(chosen).max(initial=0) < 1e-9
     free = np.setdiff1d(np.arange(rows + extra), found.columns)
@@ -148,8 +165,9 @@ def test_greedy_is_not_optimal() -> None:
 
 @pytest.mark.parametrize("cost", [np.zeros((3, 2)), np.zeros(3), np.array([[np.nan]])])
 def test_assignment_refuses(cost: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="cost must be"):
-        assign(cost)
+    for solve in (assign, greedy):
+        with pytest.raises(ValueError, match="cost must be"):
+            solve(cost)
 
 
 # Matching
@@ -220,6 +238,49 @@ def test_bad_targets(labels: list[int], rows: list[list[float]], message: str) -
         hungarian_match(output, [target], 0, 0, 0)
 
 
+@pytest.mark.parametrize("labels", [torch.tensor([]), torch.tensor([1]).int()])
+def test_labels_of_another_type(labels: Tensor) -> None:
+    output = Output(torch.zeros(1, 5, 4), torch.full((1, 5, 4), 0.5))
+    target = Target(class_labels=labels, boxes=torch.full((len(labels), 4), 0.5))
+    with pytest.raises(ValueError, match=r"targets\[0\]: class_labels must be int64"):
+        hungarian_match(output, [target])
+
+
+@pytest.mark.parametrize("part", ["logits", "pred_boxes"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_outputs_that_are_not_finite(part: str, bad: float) -> None:
+    output = Output(torch.zeros(1, 5, 4), torch.full((1, 5, 4), 0.5))
+    getattr(output, part)[0, 2, 1] = bad
+    target = Target(class_labels=torch.tensor([0]), boxes=torch.full((1, 4), 0.5))
+    with pytest.raises(ValueError, match=f"outputs: {part} must be finite"):
+        hungarian_match(output, [target])
+
+
+def test_a_criterion_for_other_classes() -> None:
+    output = Output(torch.zeros(1, 5, 4), torch.full((1, 5, 4), 0.5))
+    target = Target(class_labels=torch.tensor([0]), boxes=torch.full((1, 4), 0.5))
+    for num_labels in (2, 9):
+        want = rf"logits must have num_labels \+ 1 = {num_labels + 1} .* \(1, 5, 4\)"
+        with pytest.raises(ValueError, match=want):
+            SetCriterion(num_labels).one_layer(output, [target])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_losses_of_other_types(dtype: torch.dtype) -> None:
+    """Whatever the model's numbers are, the loss is computed in float32 at least."""
+    torch.manual_seed(0)
+    output = Output(
+        torch.randn(2, 5, 4).to(dtype), (torch.rand(2, 5, 4) * 0.4 + 0.3).to(dtype)
+    )
+    single = Output(output.logits.float(), output.pred_boxes.float())
+    target = Target(class_labels=torch.tensor([0]), boxes=torch.full((1, 4), 0.5))
+    got, want = (
+        SetCriterion(3).one_layer(each, [target] * 2) for each in (output, single)
+    )
+    for name, value in got.items():
+        assert value.item() == pytest.approx(want[name].item(), rel=1e-6)
+
+
 def test_an_object_may_fill_its_image() -> None:
     whole = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.0, 1.0, 0.1, 0.1]])
     output = Output(torch.zeros(1, 2, 4), whole[None])
@@ -258,6 +319,12 @@ def test_positions_by_definition() -> None:
                         angle = turn / 10000 ** (2 * pair / 12)
                         want += [math.sin(angle), math.cos(angle)]
                 assert got[image, y, x].tolist() == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("d_model", [5, 6, 10, 0])
+def test_positions_need_pairs_for_both_axes(d_model: int) -> None:
+    with pytest.raises(ValueError, match=f"d_model must be .* 4, got {d_model}"):
+        sine_positions(torch.ones(1, 2, 2, dtype=torch.bool), d_model)
 
 
 def test_positions_are_on_queries_and_keys_only() -> None:
@@ -347,6 +414,9 @@ def test_bad_input_of_the_model() -> None:
         ((427, 640), (800, 1199)),
         ((300, 900), (444, 1333)),
         ((800, 1200), (800, 1200)),
+        ((320, 640), (666, 1333)),  # the authors: (666, 1332)
+        ((10000, 1), (1333, 1)),
+        ((1, 10000), (1, 1333)),
     ],
 )
 def test_resized_size(size: tuple[int, int], want: tuple[int, int]) -> None:

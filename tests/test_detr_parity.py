@@ -282,6 +282,17 @@ def test_a_folder_that_does_not_fit(change: str, tmp_path: Path) -> None:
         Detr.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["pointer", "cut"])
+def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
+    """What `git clone` leaves without Git LFS; a download that was interrupted."""
+    model = Detr(config_from_published(SMALL))
+    path = published_folder(tmp_path, model, **SMALL) / "model.safetensors"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    path.write_bytes(pointer if damage == "pointer" else path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, .* Git LFS"):
+        Detr.from_pretrained(tmp_path)
+
+
 def test_another_model_is_refused() -> None:
     for key, value in (
         ("model_type", "yolos"),

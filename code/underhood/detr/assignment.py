@@ -21,8 +21,8 @@ class Assignment:
     Attributes:
         columns: For each row its column.
         row_price, column_price: The certificate. No pair costs less than the sum of
-            its two prices, and each chosen pair costs exactly that: so no other
-            choice is cheaper.
+            its two prices, and each chosen pair costs exactly that. No column has a
+            positive price, and a free one has 0. So no other choice is cheaper.
     """
 
     columns: NDArray[np.int64]
@@ -43,12 +43,7 @@ def assign(cost: Floats) -> Assignment:
     Raises:
         ValueError: for another shape, or a cost that is not finite.
     """
-    cost = np.asarray(cost, dtype=np.float64)
-    if cost.ndim != 2 or cost.shape[0] > cost.shape[1]:
-        wanted = "(rows, columns) with rows <= columns"
-        raise ValueError(f"cost must be {wanted}, got {cost.shape}")
-    if not np.isfinite(cost).all():
-        raise ValueError("cost must be finite")
+    cost = _checked(cost)
     rows, columns = cost.shape
     row_price, column_price = np.zeros(rows), np.zeros(columns)
     owner = np.full(columns, -1)  # the row of each column, -1 if it is free
@@ -64,6 +59,16 @@ def assign(cost: Floats) -> Assignment:
     result = np.empty(rows, dtype=np.int64)
     result[owner[taken]] = taken
     return Assignment(result, row_price, column_price)
+
+
+def _checked(cost: Floats) -> Floats:
+    cost = np.asarray(cost, dtype=np.float64)
+    if cost.ndim != 2 or cost.shape[0] > cost.shape[1]:
+        wanted = "(rows, columns) with rows <= columns"
+        raise ValueError(f"cost must be {wanted}, got {cost.shape}")
+    if not np.isfinite(cost).all():
+        raise ValueError("cost must be finite")
+    return cost
 
 
 def _cheapest_chain(
@@ -104,8 +109,14 @@ def _cheapest_chain(
 
 
 def greedy(cost: Floats) -> NDArray[np.int64]:
-    """Always the cheapest pair that is left: what one would try first."""
-    left = np.array(cost, dtype=np.float64)
+    """Always the cheapest pair that is left: what one would try first.
+
+    Args and errors: as of `assign`.
+
+    Returns:
+        For each row its column.
+    """
+    left = _checked(cost).copy()
     result = np.full(len(left), -1, dtype=np.int64)
     for _ in range(len(left)):
         row, column = np.unravel_index(left.argmin(), left.shape)

@@ -52,6 +52,11 @@ def check_corners(boxes: Tensor, name: str = "boxes") -> None:
         )
 
 
+def in_single(x: Tensor) -> Tensor:
+    """x in float32 at least: in float16 the areas of small boxes underflow."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def box_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection over union of all pairs.
 
@@ -59,8 +64,10 @@ def box_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         first: (..., n, 4) as corners; second: (..., m, 4).
 
     Returns:
-        IoU and union, each (..., n, m). Two boxes without area have IoU 0.
+        IoU and union, each (..., n, m), float32 at least. Two boxes without area
+        have IoU 0.
     """
+    first, second = in_single(first), in_single(second)
     a, b = first[..., :, None, :], second[..., None, :, :]
     low, high = torch.max(a, b)[..., :2], torch.min(a, b)[..., 2:]
     inter = (high - low).clamp(min=0).prod(-1)
@@ -71,20 +78,22 @@ def box_iou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def generalized_box_iou(first: Tensor, second: Tensor) -> Tensor:
     """IoU minus the share of the enclosing box that neither covers.
 
-    In (-1, 1]: 1 for equal boxes, towards -1 the farther they are apart. Unlike
-    IoU it has a gradient when the boxes do not touch.
+    1 for equal boxes, towards -1 the farther they are apart. Unlike IoU it has a
+    gradient when the boxes do not touch. Two boxes without area have no IoU: they
+    get 0 if they are equal, -1 if not.
 
     Args:
         first: (..., n, 4) as corners; second: (..., m, 4).
 
     Returns:
-        (..., n, m).
+        (..., n, m), in [-1, 1], float32 at least.
 
     Raises:
         ValueError: for a box whose corners are swapped, or not finite.
     """
     check_corners(first, "first")
     check_corners(second, "second")
+    first, second = in_single(first), in_single(second)
     iou, union = box_iou(first, second)
     a, b = first[..., :, None, :], second[..., None, :, :]
     hull = (torch.max(a, b)[..., 2:] - torch.min(a, b)[..., :2]).prod(-1)

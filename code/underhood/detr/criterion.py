@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from underhood.detr.boxes import cxcywh_to_xyxy, paired_giou
+from underhood.detr.boxes import cxcywh_to_xyxy, in_single, paired_giou
 from underhood.detr.matcher import Match, Predictions, Target, hungarian_match
 from underhood.detr.model import DetrOutput
 
@@ -56,7 +56,16 @@ class SetCriterion(nn.Module):
         targets: list[Target],
         matches: list[Match] | None = None,
     ) -> dict[str, Tensor]:
-        """The losses of one layer; with given matches, as some training tricks do."""
+        """The losses of one layer; with given matches, as some training tricks do.
+
+        Raises:
+            ValueError: for another number of classes; as of `hungarian_match`.
+        """
+        if output.logits.shape[-1] != self.num_labels + 1:
+            raise ValueError(
+                f"logits must have num_labels + 1 = {self.num_labels + 1} classes "
+                f"last, got {tuple(output.logits.shape)}"
+            )
         matches = hungarian_match(output, targets) if matches is None else matches
         return {
             "loss_ce": self.loss_labels(output, targets, matches),
@@ -73,14 +82,15 @@ class SetCriterion(nn.Module):
             output.logits.shape[:2], self.num_labels, dtype=torch.long
         )
         wanted[image, query] = _matched(targets, matches, "class_labels")
-        return F.cross_entropy(output.logits.mT, wanted, self.class_weight)
+        logits = in_single(output.logits)
+        return F.cross_entropy(logits.mT, wanted, self.class_weight.to(logits.dtype))
 
     def loss_boxes(
         self, output: Predictions, targets: list[Target], matches: list[Match]
     ) -> dict[str, Tensor]:
         """L1 and 1 - GIoU of the matched pairs, per object of the batch."""
-        predicted = output.pred_boxes[_image_and_query(matches)]
-        wanted = _matched(targets, matches, "boxes")
+        predicted = in_single(output.pred_boxes[_image_and_query(matches)])
+        wanted = in_single(_matched(targets, matches, "boxes"))
         objects = max(sum(len(t["class_labels"]) for t in targets), 1)
         giou = paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
         return {

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,10 +31,19 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, and its metadata."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, file.metadata() or {}
+    """All tensors of a safetensors file, and its metadata.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {n: file.get_tensor(n) for n in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: damaged, cut short, or a Git LFS pointer: {error}"
+        ) from error
 
 
 def save_model(model: nn.Module, config: DetrConfig, directory: Path) -> None:
@@ -72,7 +81,8 @@ def load_weights(model: nn.Module, directory: Path) -> None:
 
     Raises:
         FileNotFoundError: without that file.
-        ValueError: naming the tensors that are missing, too many, or of another shape.
+        ValueError: naming the tensors that are missing, too many, or of another shape;
+            or the file, if it is damaged.
     """
     path = directory / "model.safetensors"
     if not path.is_file():

@@ -1,7 +1,7 @@
 """Pictures in, boxes out: the preprocessing and post-processing as published.
 
 Source: facebookresearch/detr, `datasets/transforms.py` and `PostProcess` in
-`models/detr.py`; transformers' `DetrImageProcessor` does the same.
+`models/detr.py`; sizes are those of transformers' `DetrImageProcessor`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ def resized_size(
 ) -> tuple[int, int]:
     """The shorter side becomes `shortest`, unless the longer would pass `longest`.
 
+    Where the longer side decides, the authors' code takes the ratio from the rounded
+    shorter side, and its longer side may differ from this one by some pixels.
+
     Returns:
-        Height and width. The ratio is kept; the longer side is rounded down.
+        Height and width, at least 1. The ratio is kept; the longer side is rounded
+        down.
+
+    Raises:
+        ValueError: for an image without pixels.
     """
     if min(height, width) < 1:
         raise ValueError(f"the image must have pixels, got {height} x {width}")
@@ -38,6 +45,7 @@ def resized_size(
     target = round(exact)
     if low == target:
         return height, width
+    target = max(target, 1)
     if width < height:
         return int(exact * height / width), target
     return target, int(exact * width / height)

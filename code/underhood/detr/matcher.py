@@ -90,11 +90,19 @@ def hungarian_match(
         (min(queries, objects),).
 
     Raises:
-        ValueError: for costs that are all zero, other numbers of images, labels out
-            of range, boxes without area or outside 0 to 1.
+        ValueError: for costs that are all zero, outputs that are not finite, other
+            numbers of images, labels that are not int64 or out of range, boxes
+            without area or outside 0 to 1.
     """
     if cost_class == cost_bbox == cost_giou == 0:
         raise ValueError("cost_class, cost_bbox and cost_giou must not all be 0")
+    finite = {
+        "logits": outputs.logits < torch.inf,  # -inf may rule out a class
+        "pred_boxes": outputs.pred_boxes.isfinite(),
+    }
+    for name, good in finite.items():
+        if not bool(good.all()):
+            raise ValueError(f"outputs: {name} must be finite; did training diverge?")
     batch, _, classes = outputs.logits.shape
     check_targets(targets, batch, classes)
     counts = [len(target["class_labels"]) for target in targets]
@@ -125,6 +133,11 @@ def check_targets(targets: list[Target], batch: int, classes: int) -> None:
             raise ValueError(
                 f"targets[{index}]: boxes must be ({len(target['class_labels'])}, 4) "
                 f"as there are class_labels, got {tuple(target['boxes'].shape)}"
+            )
+        if target["class_labels"].dtype != torch.int64:
+            raise ValueError(
+                f"targets[{index}]: class_labels must be int64, also where there are "
+                f"none, got {target['class_labels'].dtype}"
             )
     labels = torch.cat([target["class_labels"] for target in targets])
     boxes = torch.cat([target["boxes"] for target in targets])

@@ -33,7 +33,12 @@ def sine_positions(
 
     Returns:
         (batch, height, width, d_model), float32.
+
+    Raises:
+        ValueError: for a d_model that does not give each axis pairs of channels.
     """
+    if d_model < 4 or d_model % 4:
+        raise ValueError(f"d_model must be a multiple of 4, got {d_model}")
     halves = []
     for axis in (1, 2):  # rows first
         steps = mask.cumsum(axis, dtype=torch.float32)  # 1, 2, 3, ...
