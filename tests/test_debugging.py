@@ -268,6 +268,35 @@ def test_output_of_a_command_that_is_not_there():
         Transcript("", (), "", "exit", 0).output("p 1")
 
 
+def test_a_long_word_of_output_takes_no_time(tmp_path):
+    script = write_script(
+        tmp_path,
+        "long.py",
+        """
+        import bdb
+        print(bdb.__file__, "x" * 200_000)
+        print(f'"{bdb.__file__}" and /x/lib/python3.12t/a/b.py')
+        """,
+    )
+    began = time.process_time()
+    session = run_pdb(script, [], options=())
+    assert time.process_time() - began < 5  # it took minutes
+    assert session.opening == (
+        f'<stdlib>/bdb.py {"x" * 200_000}\n"<stdlib>/bdb.py" and <stdlib>/a/b.py\n'
+    )
+
+
+def test_what_only_looks_is_no_stop(tmp_path):
+    script = write_script(tmp_path, "look.py", "def f():\n    x = 1\n\n\nf()\n")
+    looks = ["u", "up 9", "d", "down 9", "w", "where", "bt"]
+    session = run_pdb(script, ["b 2", "c", *looks, "r"])
+    assert [(stop.event, stop.line) for stop in session.stops] == [
+        ("line", 1),
+        ("line", 2),
+        ("return", 2),
+    ]
+
+
 def test_stops_in_the_words_of_pdb():
     text = (
         "hello\n--Call--\n> a b.py(3)f()\n-> def f():\n--Return--\n"
@@ -365,6 +394,80 @@ PROGRAMS = {
         q = p.twice
         r = [f(q) for f in (lambda v: v + 1, str)]
         """,
+    "annotations": """
+        def kind():
+            return int
+
+        def identity(x: kind()) -> kind():
+            return x
+
+        identity.__annotations__
+        """,
+    "delegates": """
+        def inner():
+            yield 1
+            return 5
+
+        def outer():
+            x = yield from inner()
+            yield x
+
+        def use():
+            s = 0
+            for value in outer():
+                s += value
+            return s
+
+        use()
+        done = True
+        """,
+    "awaits": """
+        class Sleep:
+            def __await__(self):
+                yield 1
+
+        async def inner():
+            await Sleep()
+            return 2
+
+        async def outer():
+            x = await inner()
+            return x
+
+        task = outer()
+        task.send(None)
+        try:
+            task.send(None)
+        except StopIteration as stop:
+            x = stop.value
+        """,
+    "exhausts": """
+        def count(n):
+            for i in range(n):
+                yield i
+            return n
+
+        def use():
+            it = count(1)
+            s = next(it)
+            s += next(it, 7)
+            try:
+                next(it)
+            except StopIteration:
+                s += 1
+            it = count(3)
+            next(it)
+            it.close()
+            return s
+
+        use()
+        for i in count(0):
+            pass
+        try:
+            next(count(0))
+        except StopIteration:
+            done = True
+        """,
 }
 
 
@@ -444,6 +547,25 @@ def test_return_and_continue_stop_where_pdb_stops(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", DEBUGGERS)
+@pytest.mark.parametrize("command", ["n", "r", "s"])
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [  # such that 3.14, too, traces each frame that can stop
+        *(("exhausts", line) for line in (2, 3, 4, 8, 12)),
+        *(("delegates", line) for line in (2, 7, 12)),
+        *(("awaits", line) for line in (3, 6, 7, 11)),
+        ("thrown", 5),
+    ],
+)
+def test_out_of_a_generator_as_in_pdb(tmp_path, kind, command, program, line):
+    script = write_script(tmp_path, f"{program}.py", PROGRAMS[program])
+    commands = ["c", *[command] * 12]
+    expected = stops_of_pdb(script, commands, [str(line)])
+    assert len(expected) >= 2
+    assert stops_of_ours(kind, script, commands, [(line, "")]) == expected
+
+
+@pytest.mark.parametrize("kind", DEBUGGERS)
 def test_a_condition_is_asked_each_time(tmp_path, kind):
     script = write_script(
         tmp_path, "loop.py", "total = 0\nfor i in range(9):\n    total += i\n"
@@ -498,34 +620,39 @@ def test_out_of_a_breakpoint_into_a_file_without_one(tmp_path, kind, monkeypatch
 
 def random_program(rng: random.Random) -> str:
     """Functions that branch, loop, raise, catch, yield and call earlier ones."""
-    lines: list[str] = []
-    for number in range(3):
-        generator = rng.random() < 0.25
-        lines += [f"def f{number}(x):", "    y = x"]
-        lines += _block(rng, 1, number, 0)
-        lines += ["    yield y"] * generator + ["    return y", ""]
-        if generator:
-            name = f"f{number}"
+    lines = ["y = x = 1"]
+    generators: list[str] = []
+    for number in range(4):
+        name = f"f{number}"
+        yields = rng.random() < 0.4
+        lines += [f"def {name}(x):", "    y = x"]
+        lines += _block(rng, 1, number, generators, yields)
+        lines += ["    yield y"] * yields + ["    return y", ""]
+        if yields:
+            generators = [*generators, f"g{number}"]
             lines += [f"g{number} = {name}", f"def {name}(x):"]
             lines += [f"    return sum(list(g{number}(x)))", ""]
-    for number in range(3):
+    for number in range(4):
         lines.append(f"r{number} = f{number}({rng.randrange(4)})")
-    return "\n".join(["y = x = 1", *lines]) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+KINDS = ["add", "call", "if", "for", "try", "while", "list"]
+KINDS += ["over", "next", "yield", "from"]  # of generators
 
 
 def _block(
-    rng: random.Random, depth: int, callable_count: int, nested: int
+    rng: random.Random, depth: int, callables: int, generators: list[str], yields: bool
 ) -> list[str]:
     pad = "    " * depth
     lines: list[str] = []
     for _ in range(rng.randrange(1, 4)):
-        kind = rng.choice(["add", "call", "if", "for", "try", "while", "list"])
-        deeper = (
-            _block(rng, depth + 1, callable_count, nested + 1) if nested < 2 else None
-        )
-        inner = deeper or [f"{pad}    y += 1"]
-        if kind == "call" and callable_count:
-            lines.append(f"{pad}y += f{rng.randrange(callable_count)}(y % 3)")
+        kind = rng.choice(KINDS)
+        nested = depth < 3 and _block(rng, depth + 1, callables, generators, yields)
+        inner = nested or [f"{pad}    y += 1"]
+        generator = f"{rng.choice(generators)}(y % 3)" if generators else ""
+        if kind == "call" and callables:
+            lines.append(f"{pad}y += f{rng.randrange(callables)}(y % 3)")
         elif kind == "if":
             lines += [f"{pad}if y % 2:", *inner, f"{pad}else:", f"{pad}    y -= 1"]
         elif kind == "for":
@@ -538,6 +665,17 @@ def _block(
             lines += [f"{pad}except ZeroDivisionError:", f"{pad}    y += 2"]
         elif kind == "list":
             lines.append(f"{pad}y += len([k for k in range(2)])")
+        elif kind == "over" and generator:
+            lines += [f"{pad}for v{depth} in {generator}:", f"{pad}    y += v{depth}"]
+        elif kind == "next" and generator:
+            lines += [f"{pad}it{depth} = {generator}", f"{pad}try:"]
+            lines += [f"{pad}    y += next(it{depth})"] * rng.randrange(1, 4)
+            lines += [f"{pad}except StopIteration:", f"{pad}    y += 2"]
+            lines.append(f"{pad}it{depth}.close()")  # not whenever pdb lets go of it
+        elif kind == "yield" and yields:
+            lines.append(f"{pad}yield y % 3")
+        elif kind == "from" and yields and generator:
+            lines.append(f"{pad}y += yield from {generator}")
         else:
             lines.append(f"{pad}y += {rng.randrange(1, 4)}")
     return lines
@@ -553,8 +691,6 @@ def test_random_programs_stop_where_pdb_stops(tmp_path, kind):
         source = script.read_text().splitlines()
         places = [i for i, text in enumerate(source, 1) if "y += " in text][:3]
         wanted = [(line, rng.choice(["", "y % 2 == 0"])) for line in places]
-        if "yield" in script.read_text():  # "return" in a generator: not modelled
-            commands = ["n" if each == "r" else each for each in commands]
         named = [f"{line}, {test}" if test else f"{line}" for line, test in wanted]
         expected = stops_of_pdb(script, commands, named)
         visited += len(expected)
@@ -619,12 +755,75 @@ def test_the_debugger_leaves_no_trace(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", DEBUGGERS)
-def test_debuggers_check_their_arguments(tmp_path, kind):
+def test_another_trace_function_is_put_back(tmp_path, kind):
     script = write_script(tmp_path, "one.py", "x = 1\n")
-    with pytest.raises(ValueError, match="line: got 0"):
-        kind(lambda stop, local: "quit").set_break(script, 0)
+    coverage = lambda frame, event, arg: None  # noqa: E731
+    before = sys.gettrace()
+    sys.settrace(coverage)
+    try:
+        kind(lambda stop, local: "continue").run(script)
+        after = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert after is coverage
+
+
+@pytest.mark.parametrize("kind", DEBUGGERS)
+@pytest.mark.parametrize("answer", ["contiune", ValueError("no front end")])
+def test_the_program_does_not_catch_what_is_ours(tmp_path, kind, answer, capsys):
+    script = write_script(
+        tmp_path,
+        "catches.py",
+        """
+        def work(x):
+            return int(x)
+
+        for x in ("1", "2"):
+            try:
+                work(x)
+            except ValueError:
+                print("bad input")
+        """,
+    )
+
+    def ask(stop, local):
+        if stop.function != "work":
+            return "continue"
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    debugger = kind(ask)
+    debugger.set_break(script, 2)
+    with pytest.raises(ValueError, match=r"ask: got 'contiune'|no front end"):
+        debugger.run(script)
+    assert capsys.readouterr().out == ""
+    debugger.ask = lambda stop, local: "continue"
+    assert [stop.line for stop in debugger.run(script)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", DEBUGGERS)
+def test_debuggers_check_their_arguments(tmp_path, kind):
+    script = write_script(tmp_path, "one.py", "x = 1\n\n# a comment\n")
+    debugger = kind(lambda stop, local: "jump")
+    for line in (-1, 0, 2, 3, 4):
+        with pytest.raises(ValueError, match=rf"line: got {line}; one\.py has no code"):
+            debugger.set_break(script, line)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        debugger.set_break(tmp_path / "nowhere.py", 1)
+    with pytest.raises(SyntaxError):
+        debugger.set_break(script, 1, "x =")
+    assert debugger.breakpoints == {}
     with pytest.raises(ValueError, match="ask: got 'jump'"):
-        kind(lambda stop, local: "jump").run(script)
+        debugger.run(script)
+
+
+@pytest.mark.parametrize("kind", DEBUGGERS)
+def test_files_may_be_given_as_text(tmp_path, kind):
+    script = write_script(tmp_path, "two.py", "x = 1\ny = 2\n")
+    debugger = kind(lambda stop, local: "continue")
+    debugger.set_break(str(script), 2)
+    assert [stop.line for stop in debugger.run(str(script))] == [1, 2]
 
 
 @pytest.mark.skipif(hasattr(sys, "monitoring"), reason="this Python has it")

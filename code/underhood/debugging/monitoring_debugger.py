@@ -32,7 +32,7 @@ class MonitoringDebugger(TraceDebugger):
         self._monitoring: Any = sys.monitoring
         self._tool = self._monitoring.DEBUGGER_ID
 
-    def run(self, script: Path) -> list[Stop]:
+    def run(self, script: str | Path) -> list[Stop]:
         """As `TraceDebugger.run`; nothing stays registered."""
         events = self._monitoring.events
         self._thread = threading.get_ident()
@@ -46,7 +46,8 @@ class MonitoringDebugger(TraceDebugger):
             events.PY_RETURN: partial(self._event, "return"),
             events.PY_YIELD: partial(self._event, "return"),
             events.PY_UNWIND: partial(self._event, "return"),
-            events.RAISE: partial(self._event, "exception"),
+            events.RAISE: self._raise,
+            events.STOP_ITERATION: self._raise,
         }
         self._all = sum(reports)  # each event is one bit
         self._monitoring.use_tool_id(self._tool, "underhood.debugging")
@@ -68,9 +69,17 @@ class MonitoringDebugger(TraceDebugger):
     # The frame that an event is about is the one that called us.
 
     def _event(self, event: str, code: CodeType, *_: object) -> None:
-        ours = code.co_filename.startswith(self._folder)
-        if ours and threading.get_ident() == self._thread:
+        if self._is_ours(code):
             self._report(event, sys._getframe(1))
+
+    def _raise(self, code: CodeType, _: int, error: BaseException) -> None:
+        if self._is_ours(code):
+            arg = type(error), error, error.__traceback__
+            self._report("exception", sys._getframe(1), arg)
+
+    def _is_ours(self, code: CodeType) -> bool:
+        ours = code.co_filename.startswith(self._folder)
+        return ours and threading.get_ident() == self._thread
 
     def _line(self, code: CodeType, line: int) -> Any:
         return self._line_of(sys._getframe(1), line)

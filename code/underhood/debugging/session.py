@@ -213,9 +213,9 @@ class _Tidy:
         # pdb writes paths in lower case where the system does not tell them apart.
         case = re.IGNORECASE if os.name == "nt" else 0
         self._folder = re.compile(re.escape(f"{folder}{os.sep}"), case)
-        self._library = re.compile(
-            re.escape(library) + r"|[^\s'\"]*/lib/python3\.\d+t?(?=/[\w/]+\.py)"
-        )
+        # From the beginning of a word on: each letter of a long one would be tried.
+        elsewhere = r"(?<![^\s'\"])[^\s'\"]*/lib/python3\.\d+t?(?=/[\w/]+\.py)"
+        self._library = re.compile(f"{re.escape(library)}|{elsewhere}")
 
     def __call__(self, output: str) -> str:
         output = self._folder.sub("", output)

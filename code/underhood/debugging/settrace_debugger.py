@@ -6,6 +6,7 @@ It stops where pdb stops; the rules are those of the standard library's `bdb`.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +16,6 @@ from typing import Any
 
 from underhood.debugging.transcript import Stop
 
-COMMANDS = ("step", "next", "return", "continue", "quit")
 GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 Ask = Callable[[Stop, Mapping[str, Any]], str]
@@ -36,8 +36,11 @@ class TraceDebugger:
             pdb of 3.13.0 and before, but not of 3.14.
 
     Only files in the folder of the script are debugged, not the library's.
-    What pdb does after "return" in a generator is not modelled.
+    The script's `__name__` is `__main__`, but `sys.modules` does not have it:
+    what looks a name up there, as `pickle` does, fails.
     """
+
+    commands: tuple[str, ...] = ("step", "next", "return", "continue", "quit")
 
     def __init__(self, ask: Ask, *, same_line: bool = False) -> None:
         self.ask = ask
@@ -45,28 +48,43 @@ class TraceDebugger:
         self.breakpoints: dict[tuple[str, int], CodeType] = {}
         self.stops: list[Stop] = []
 
-    def set_break(self, file: Path, line: int, condition: str = "") -> None:
+    def set_break(
+        self,
+        file: str | Path,
+        line: int,
+        condition: str = "",
+    ) -> None:
         """Stop at a line; with a condition, only where it is true.
 
         Raises:
-            ValueError: `line` is below 1.
+            FileNotFoundError: there is no such file.
+            ValueError: its line is a blank one or a comment, or there is none.
             SyntaxError: `condition` is no expression.
         """
-        if line < 1:
-            raise ValueError(f"line: got {line}; lines count from 1")
-        test = compile(condition or "True", "<condition>", "eval")
-        self.breakpoints[str(file.resolve()), line] = test
+        path = Path(file).resolve()
+        lines = path.read_bytes().splitlines()
+        text = lines[line - 1].strip() if 0 < line <= len(lines) else b""
+        if not text or text.startswith(b"#"):
+            where = f"{path.name} has no code there"
+            raise ValueError(f"line: got {line}; {where}")
+        test = condition or "True"
+        self.breakpoints[str(path), line] = _compile(test, path, "eval")
 
-    def run(self, script: Path) -> list[Stop]:
-        """Run a script from its first line; what it raises comes through.
+    def run(self, script: str | Path) -> list[Stop]:
+        """Run a script; what it raises, or `ask` raises, comes through.
 
         Returns:
             The stops, in order; files are relative to the script's folder.
+
+        Raises:
+            ValueError: `ask` gave another answer than those allowed.
         """
-        path = script.resolve()
+        path = Path(script).resolve()
         self.stops = []
+        self._failed: Exception | None = None
         self._folder = os.path.join(path.parent, "")
-        self._main = compile(path.read_bytes(), str(path), "exec")
+        self._main = _compile(path.read_bytes(), path, "exec")
+        traced_before = sys.gettrace()
         sys.path.insert(0, str(path.parent))
         self._go("step", None)
         self._listen()
@@ -76,7 +94,10 @@ class TraceDebugger:
             pass
         finally:
             self._close()
+            sys.settrace(traced_before)
             sys.path.remove(str(path.parent))
+        if self._failed:
+            raise self._failed
         return self.stops
 
     def _listen(self) -> None:
@@ -89,23 +110,34 @@ class TraceDebugger:
         """Called once per call; what it returns is then called per line."""
         if not frame.f_code.co_filename.startswith(self._folder):
             return None
-        self._report(event, frame)
+        self._report(event, frame, arg)
         return self._trace
 
-    def _report(self, event: str, frame: FrameType) -> None:
+    def _report(self, event: str, frame: FrameType, arg: Any = None) -> None:
         """Something is about to happen in one of our frames: is it a stop?"""
         if event == "line" and self._came_from == (frame, frame.f_lineno):
             return
-        if self._is_due(event, frame) or self._breaks_at(event, frame):
+        if self._is_due(event, frame, arg) or self._breaks_at(event, frame):
             self._stop(event, frame)
 
-    def _is_due(self, event: str, frame: FrameType) -> bool:
-        if self._anywhere:  # except where the script itself begins
-            return event != "call" or frame.f_code is not self._main
+    def _is_due(self, event: str, frame: FrameType, arg: Any) -> bool:
+        at_goal = frame is self._frame and frame.f_lineno >= self._lowest
+        here = self._anywhere or at_goal
+        if event == "call":  # but not where the script itself begins
+            return self._anywhere and frame.f_code is not self._main
         if event == "return":
-            yields = frame.f_code.co_flags & GENERATORS
-            return not yields and frame in (self._frame, self._leaving)
-        return event != "call" and frame is self._frame
+            over = self._anywhere or not _is_generator(frame)
+            return over and (here or frame is self._leaving)
+        if event == "exception":
+            kind, _, trail = arg
+            if here:  # how an `await` or `yield from` ends is no exception
+                inner = kind is StopIteration and trail is None
+                return not (inner and _is_generator(frame))
+            # A generator that has ended is heard of where it was resumed.
+            ended = kind in (StopIteration, GeneratorExit)
+            outside = frame is not self._frame and _is_generator(self._frame)
+            return ended and outside
+        return here
 
     def _breaks_at(self, event: str, frame: FrameType) -> bool:
         place = frame.f_code.co_filename, frame.f_lineno
@@ -120,9 +152,7 @@ class TraceDebugger:
         file = code.co_filename.removeprefix(self._folder)
         self.stops.append(Stop(event, file, frame.f_lineno, code.co_name))
         self._close()  # no stop on the way out if this is the end
-        command = self.ask(self.stops[-1], frame.f_locals)
-        if command not in COMMANDS:
-            raise ValueError(f"ask: got {command!r}; allowed are {COMMANDS}")
+        command = self._answer(frame)
         if command == "quit":
             raise Quit
         if command == "next" and event == "return":
@@ -130,11 +160,34 @@ class TraceDebugger:
         self._go(command, frame)
         self._listen()
 
+    def _answer(self, frame: FrameType) -> str:
+        try:
+            command = self.ask(self.stops[-1], frame.f_locals)
+            if command not in self.commands:
+                allowed = f"allowed are {self.commands}"
+                raise ValueError(f"ask: got {command!r}; {allowed}")
+        except Exception as error:
+            self._failed = error  # raised here, the program could catch it
+            return "quit"
+        return command
+
     def _go(self, command: str, frame: FrameType | None) -> None:
         """Where to stop next: anywhere, in one frame, or at breakpoints."""
         caller = frame.f_back if frame else None
         self._anywhere, self._waits = command == "step", command == "continue"
         self._frame = {"next": frame, "return": caller}.get(command)
         self._leaving = frame if command == "return" else None
+        self._lowest: float = 0  # the first line of `_frame` to stop at
+        if command == "return" and _is_generator(frame):
+            self._frame, self._lowest = frame, math.inf  # where it has ended
         moves = command in ("step", "next") and not self.same_line
         self._came_from = (frame, frame.f_lineno) if frame and moves else None
+
+
+def _is_generator(frame: FrameType | None) -> bool:
+    return bool(frame and frame.f_code.co_flags & GENERATORS)
+
+
+def _compile(source: str | bytes, file: Path, mode: str) -> CodeType:
+    # By default, it would hand on what this module imports from `__future__`.
+    return compile(source, str(file), mode, dont_inherit=True)

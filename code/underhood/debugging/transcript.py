@@ -18,6 +18,8 @@ FRAME = re.compile(
     re.MULTILINE,
 )
 
+LOOKS = {"u", "up", "d", "down", "w", "where", "bt", "exceptions"}
+
 
 class Stop(NamedTuple):
     """Where a debugger stops: before a line, after a call, before a return."""
@@ -74,8 +76,12 @@ class Transcript:
 
     @property
     def stops(self) -> list[Stop]:
-        """Each place at which the debugger stopped and said so, in order."""
-        outputs = [self.opening, *(each.output for each in self.exchanges)]
+        """Each place at which the debugger stopped and said so, in order.
+
+        What `u`, `d`, `w` and `exceptions` show is where one looks: no stop.
+        """
+        moves = [e for e in self.exchanges if e.command.split(" ")[0] not in LOOKS]
+        outputs = [self.opening, *(each.output for each in moves)]
         return [stop for output in outputs for stop in stops_in(output)]
 
     def __str__(self) -> str:
