@@ -155,6 +155,9 @@ def test_delayed_scale_saturates_on_a_spike_once() -> None:
     for _ in range(3):
         scale.round(ones)
     assert max(scale.seen) == 1.0
+    for bad in (math.inf, math.nan):  # an overflowed step spoils no later one
+        scale.round(np.array([bad, 1.0]))
+        assert scale.round(ones).tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,10 @@ def test_delayed_scale_saturates_on_a_spike_once() -> None:
     [
         (lambda: quantize(normal(3, 33), MXFP4), "x: got length 33"),
         (lambda: quantize(np.full(32, np.nan), MXFP4), "x: contains infinity or NaN"),
+        (lambda: quantize(3.0, MXFP4), r"x: got shape \(\)"),
+        (lambda: quantize(np.ones((0, 32)), FP8_TENSOR), r"x: got shape \(0, 32\)"),
+        (lambda: quantize(np.full(128, 1e42), FP8_BLOCK), "x: got 1e.42, too large"),
+        (lambda: decode_e8m0(300), "codes: allowed are 0 to 255"),
         (lambda: BlockFormat("x", E2M1, 32, "E5M2"), "scale: got 'E5M2'"),
         (lambda: BlockFormat("x", E2M1, 0, "E8M0"), "block_size: got 0"),
         (lambda: DelayedScale(E4M3, 0), "history: got 0"),

@@ -172,6 +172,17 @@ def test_values_of_four_bits() -> None:
     assert E3M2.max == 28 and E2M3.max == 7.5
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_spacing_is_that_of_numpy() -> None:
+    x = np.array([0.0, 1.0, 3.0, 1e-7, 40000.0, math.inf, math.nan], np.float16)
+    assert np.array_equal(FP16.spacing(x), np.spacing(x).astype(float), equal_nan=True)
+
+
+def test_split_refuses_what_is_no_code() -> None:
+    with pytest.raises(ValueError, match="code: got 65536, FP16 has 16 bits"):
+        FP16.split(1 << 16)
+
+
 def test_stochastic_rounding_is_right_in_the_mean() -> None:
     random = np.random.default_rng(1)
     x = np.array([1 + 1 / 512, 1.0, -0.3, 1e-39, 3.0])
@@ -184,11 +195,13 @@ def test_stochastic_rounding_is_right_in_the_mean() -> None:
 
 def test_toward_zero_and_saturation() -> None:
     x = np.array([1.999999, -1.999999, 65535.0, 1e9])
-    assert FP16.round(x, "toward_zero").tolist()[:3] == [
+    assert FP16.round(x, "toward_zero").tolist() == [
         2 - 2.0**-10,
         -2 + 2.0**-10,
         65504.0,
+        65504.0,  # IEEE 754, 7.4: infinity would be farther from zero
     ]
+    assert FP16.round(-math.inf, "toward_zero") == -math.inf
     assert FP16.round(1e9) == math.inf and FP16.round(1e9, saturate=True) == 65504
     assert E4M3.round(1e9) == 448 and math.isnan(E4M3.round(1e9, saturate=False))
     assert E4M3.round(464, saturate=False) == 448  # the tie is still a number

@@ -48,10 +48,19 @@ def test_same_scales_as_the_kernel_of_torch(
         found = torch.tensor(float(overflow))
         torch._amp_update_scale_(scale, tracker, found, growth, backoff, interval)
         ours, clean = feed(scaler, overflow)
-        assert ours == pytest.approx(scale.item(), rel=1e-6)
+        assert ours == scale.item()
         assert clean == tracker.item()
         if scale.item() < 2.0**-125:
             break  # below, 1 / scale is infinite: ours skips, PyTorch's does not look
+
+
+def test_a_scale_that_falls_to_zero_does_so_in_the_step_of_torch() -> None:
+    scaler = LossScaler(65536.0, 2.0, 0.5, 2000)
+    scale, tracker = torch.tensor(65536.0), torch.tensor(0, dtype=torch.int32)
+    for _ in range(200):
+        torch._amp_update_scale_(scale, tracker, torch.ones(()), 2.0, 0.5, 2000)
+        assert feed(scaler, True) == (scale.item(), 0)
+    assert scale == 0
 
 
 def two_models() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:

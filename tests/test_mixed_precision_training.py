@@ -96,7 +96,7 @@ def test_half_accumulator_is_numpys_loop() -> None:
     assert np.array_equal(ours.numpy(), total)
     with pytest.raises(ValueError, match="step: got 0"):
         matmul_with_accumulator(torch.tensor(a), torch.tensor(b), HALF, 0)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="a, b: got shapes"):
         matmul_with_accumulator(torch.tensor(a), torch.tensor(b[:39]), HALF)
 
 
@@ -159,6 +159,7 @@ def test_master_weights_keep_what_half_loses() -> None:
     masters = MasterWeights([weight], lambda p: torch.optim.SGD(p, lr=1.0))
     for _ in range(100):
         weight.grad = torch.full((1,), 1e-4).half()
+        masters.optimizer.zero_grad()
         masters.take_gradients()
         masters.optimizer.step()
         masters.give_weights()
@@ -169,6 +170,17 @@ def test_master_weights_keep_what_half_loses() -> None:
     assert masters.masters[0].item() == weight.item()
     with pytest.raises(TypeError, match=r"got torch\.float64"):
         MasterWeights([torch.ones(1).double()], torch.optim.SGD)
+
+
+def test_gradients_of_parts_of_a_batch_add_up_in_float32() -> None:
+    weight = nn.Parameter(torch.ones(1).half())
+    unused = nn.Parameter(torch.ones(1).half())
+    masters = MasterWeights([weight, unused], lambda p: torch.optim.SGD(p, lr=1.0))
+    for part in (2048.0, 1.0, 1.0):  # in FP16 the sum would stay 2048
+        weight.grad = torch.tensor([part]).half()
+        masters.take_gradients()
+    assert masters.masters[0].grad == 2050
+    assert masters.masters[1].grad is None
 
 
 def test_masters_are_copies_even_of_float32() -> None:

@@ -74,7 +74,9 @@ def matmul_with_accumulator(
     """
     if step < 1:
         raise ValueError(f"step: got {step}, allowed is 1 or more")
-    total = torch.zeros(a.shape[0], b.shape[1], dtype=accumulator)
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"a, b: got shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    total = torch.zeros(a.shape[0], b.shape[1], dtype=accumulator, device=a.device)
     pieces = zip(a.float().split(step, 1), b.float().split(step, 0), strict=True)
     for left, right in pieces:
         total = (total.float() + left @ right).to(accumulator)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -95,11 +95,14 @@ def quantize(
         x: (..., length), finite; length a multiple of the block size.
 
     Raises:
-        ValueError: the length is none, or a value is not finite.
+        ValueError: the length is none, a value is not finite, or so large that an
+            FP32 scale overflows.
     """
     values = np.asarray(x, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("x: contains infinity or NaN, allowed are finite numbers")
+    if values.ndim == 0 or values.size == 0:
+        raise ValueError(f"x: got shape {values.shape}, allowed are one number or more")
     size = form.block_size or values.size
     if form.block_size and values.shape[-1] % size:
         raise ValueError(
@@ -109,6 +112,8 @@ def quantize(
     largest = np.abs(blocks).max(axis=1, keepdims=True)
     scales, tensor_scale = _scales(largest, form)
     whole = scales * tensor_scale
+    if not np.isfinite(whole).all():
+        raise ValueError(f"x: got {largest.max():g}, too large for an FP32 scale")
     scaled = np.divide(blocks, whole, out=np.zeros_like(blocks), where=whole > 0)
     codes = form.element.encode(scaled, rounding, generator=generator, saturate=True)
     return Quantized(form, values.shape, codes, scales, tensor_scale)
@@ -147,8 +152,14 @@ def encode_e8m0(scales: npt.ArrayLike) -> Codes:
 
 
 def decode_e8m0(codes: npt.ArrayLike) -> Floats:
-    """Bytes as powers of two."""
+    """Bytes as powers of two.
+
+    Raises:
+        ValueError: a code is no byte.
+    """
     code = np.asarray(codes).astype(np.int64)
+    if np.any((code < 0) | (code > E8M0_NAN)):
+        raise ValueError("codes: allowed are 0 to 255")
     return np.where(code == E8M0_NAN, np.nan, np.ldexp(1.0, code - E8M0_BIAS))
 
 
@@ -172,7 +183,8 @@ class DelayedScale:
     """A scale per tensor from the largest values of the steps before.
 
     It is known before the tensor is, so that a kernel can quantize while it computes;
-    a sudden larger value saturates. Transformer Engine's `DelayedScaling`.
+    a sudden larger value saturates. A tensor with an infinity or NaN leaves no trace
+    in the scale. Transformer Engine's `DelayedScaling`.
 
     Args:
         element: the format to scale into.
@@ -189,7 +201,9 @@ class DelayedScale:
         """`x` in the scale of the past; then `x` becomes part of the past."""
         values = np.asarray(x, dtype=np.float64)
         scale = max(self.seen, default=self.element.max) / self.element.max or 1.0
-        self.seen.append(float(np.abs(values).max()))
+        largest = float(np.abs(values).max())
+        if isfinite(largest):
+            self.seen.append(largest)
         return self.element.round(values / scale, saturate=True) * scale
 
 

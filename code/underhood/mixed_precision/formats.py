@@ -152,8 +152,8 @@ class FloatFormat:
 
         Args:
             x: numbers that float64 holds.
-            rounding: "nearest", "toward_zero", or "stochastic": up with a probability
-                that makes the mean exact.
+            rounding: "nearest"; "toward_zero", which stops at the largest number; or
+                "stochastic": up with a probability that makes the mean exact.
             generator: the source of chance for "stochastic".
             saturate: overrides the format's rule for what is too large.
 
@@ -172,9 +172,10 @@ class FloatFormat:
         first = (exponent + self.bias).astype(np.int64) << self.mantissa_bits
         code = first + multiple.astype(np.int64) - (1 << self.mantissa_bits)
 
-        code = np.where(np.isinf(numbers), self.max_code + 1, code)
         clip = self.saturate if saturate is None else saturate
-        code = np.minimum(code, self.max_code + (0 if clip else 1))
+        too_large = self.max_code + (0 if clip else 1)
+        largest = self.max_code if rounding == "toward_zero" else too_large
+        code = np.where(np.isinf(numbers), too_large, np.minimum(code, largest))
         if np.any(np.isnan(numbers)):
             if self.nan_code is None:
                 raise ValueError(f"x: contains NaN, {self.name} has none")
@@ -196,10 +197,16 @@ class FloatFormat:
         return self.decode(codes)
 
     def spacing(self, x: npt.ArrayLike) -> Floats:
-        """The distance of neighbors around `x`: one unit in the last place."""
-        exponent = np.frexp(np.abs(np.asarray(x, dtype=np.float64)))[1] - 1
+        """The distance of neighbors around `x`: one unit in the last place.
+
+        NaN for infinity and NaN, as of `numpy.spacing`.
+        """
+        numbers = np.asarray(x, dtype=np.float64)
+        exponent = np.frexp(np.abs(numbers))[1] - 1
+        exponent = np.where(numbers == 0, self.min_exponent, exponent)
         exponent = np.maximum(exponent, self.min_exponent)
-        return np.ldexp(1.0, exponent - self.mantissa_bits)
+        step = np.ldexp(1.0, exponent - self.mantissa_bits)
+        return np.where(np.isfinite(numbers), step, np.nan)
 
     def values(self) -> Floats:
         """All finite numbers, ascending, 0 once.
@@ -213,7 +220,13 @@ class FloatFormat:
         return np.concatenate([-positive[::-1], [0.0], positive])
 
     def split(self, code: int) -> tuple[str, str, str]:
-        """Sign, exponent and fraction of a code, as strings of 0 and 1."""
+        """Sign, exponent and fraction of a code, as strings of 0 and 1.
+
+        Raises:
+            ValueError: the code has more bits than the format.
+        """
+        if not 0 <= code < 1 << self.bits:
+            raise ValueError(f"code: got {code}, {self.name} has {self.bits} bits")
         digits = format(int(code), f"0{self.bits}b")
         cut = 1 + self.exponent_bits
         return digits[0], digits[1:cut], digits[cut:]

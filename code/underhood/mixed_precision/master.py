@@ -46,10 +46,12 @@ class MasterWeights:
         return zip(self.parameters, self.masters, strict=True)
 
     def take_gradients(self) -> None:
-        """Move the gradients of the model to the masters, as float32."""
+        """Add the gradients of the model to those of the masters, in float32."""
         for parameter, master in self._pairs():
-            gradient = parameter.grad
-            master.grad = None if gradient is None else gradient.float()
+            if parameter.grad is None:
+                continue
+            gradient = parameter.grad.float()
+            master.grad = gradient if master.grad is None else master.grad + gradient
             parameter.grad = None
 
     @torch.no_grad()

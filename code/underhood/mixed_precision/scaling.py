@@ -40,7 +40,8 @@ class LossScaler:
         *,
         dynamic: bool = True,
     ) -> None:
-        if not (init_scale > 0 and math.isfinite(init_scale)):
+        self.loss_scale = _float32(init_scale)
+        if not (init_scale > 0 and math.isfinite(self.loss_scale)):
             raise ValueError(f"init_scale: got {init_scale}, allowed is a number > 0")
         if not growth_factor > 1:
             raise ValueError(f"growth_factor: got {growth_factor}, allowed is > 1")
@@ -48,7 +49,6 @@ class LossScaler:
             raise ValueError(f"backoff_factor: got {backoff_factor}, allowed is (0, 1)")
         if growth_interval < 1:
             raise ValueError(f"growth_interval: got {growth_interval}, allowed is >= 1")
-        self.loss_scale = float(init_scale)
         self.growth_factor = growth_factor
         self.backoff_factor = backoff_factor
         self.growth_interval = growth_interval
@@ -72,10 +72,11 @@ class LossScaler:
         if stage != READY:
             raise RuntimeError(f"unscale_: the optimizer is already {stage}")
         overflow = False
+        inverse = 1.0 / self.loss_scale if self.loss_scale else math.inf
         for gradient in _gradients(optimizer):
             if gradient.dtype == torch.float16:
                 raise TypeError("gradient: got float16, allowed is float32")
-            gradient.mul_(1.0 / self.loss_scale)
+            gradient.mul_(inverse)
             overflow |= not bool(torch.isfinite(gradient).all())
         self._stage[id(optimizer)] = UNSCALED
         self._overflow[id(optimizer)] = overflow
@@ -116,14 +117,13 @@ class LossScaler:
 
     def _move(self, overflow: bool) -> None:
         if overflow:
-            self.loss_scale *= self.backoff_factor
+            self.loss_scale = _float32(self.loss_scale * self.backoff_factor)
             self.clean_steps = 0
             return
         self.clean_steps += 1
         if self.clean_steps == self.growth_interval:
-            # A float32, like PyTorch's; a scale of infinity would be none.
-            larger = torch.tensor(self.loss_scale * self.growth_factor).item()
-            if math.isfinite(larger):
+            larger = _float32(self.loss_scale * self.growth_factor)
+            if math.isfinite(larger):  # a scale of infinity would be none
                 self.loss_scale = larger
             self.clean_steps = 0
 
@@ -144,6 +144,11 @@ class LossScaler:
         self.backoff_factor = state["backoff_factor"]
         self.growth_interval = state["growth_interval"]
         self.clean_steps = state["_growth_tracker"]
+
+
+def _float32(number: float) -> float:
+    """What PyTorch's scaler would hold of it."""
+    return torch.tensor(number, dtype=torch.float32).item()
 
 
 def _gradients(optimizer: Optimizer) -> list[Tensor]:

@@ -133,6 +133,7 @@ def train_step(
     """
     images, labels = batch
     dtype = masters.parameters[0].dtype
+    masters.optimizer.zero_grad()
     logits = network(images.to(dtype), accumulator)  # forward, in 16 bits
     losses = F.cross_entropy(logits.float(), labels, reduction="sum")  # loss in FP32
     scaler.scale(losses / divisor).backward()  # times S, back in 16 bits
