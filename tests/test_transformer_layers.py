@@ -53,6 +53,18 @@ def compare(mine, reference, ours, theirs, dtype):
         assert distance(parameter.grad, wanted) < TOLERANCE[dtype] * size, name
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norm_of_large_halves(dtype):
+    """Squares of 256 and more do not fit into float16; torch sums them in float32."""
+    torch.manual_seed(0)
+    mine, reference = LayerNorm(64).to(dtype), nn.LayerNorm(64, dtype=dtype)
+    exchange(mine, reference)
+    x = (torch.randn(5, 64) * torch.tensor([1, 30, 300, 1e3, 1e4])[:, None]).to(dtype)
+    found = mine(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, reference(x))
+
+
 @both_dtypes
 @both_norms
 @pytest.mark.parametrize("activation", ["relu", "gelu"])

@@ -52,6 +52,30 @@ def test_rmsnorm_equals_torch(dtype, tolerance):
     assert gap(ours(x.to(dtype)), theirs(x.to(dtype))) < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rmsnorm_of_large_halves(dtype):
+    """Squares of 256 and more do not fit into float16; torch sums them in float32."""
+    ours, theirs = RMSNorm(64).to(dtype), nn.RMSNorm(64, 1e-6, dtype=dtype)
+    nn.init.normal_(theirs.weight)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = (torch.randn(5, 64) * torch.tensor([1, 30, 300, 1e3, 1e4])[:, None]).to(dtype)
+    found = ours(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, theirs(x))
+
+
+def test_a_block_of_halves_with_a_massive_feature():
+    """One feature of 2500, as trained models have, must not silence the sublayers."""
+    block = DecoderBlock(16, 4, 2, 24)
+    x = torch.randn(1, 5, 16)
+    x[..., 3] = 2500
+    change = block(x) - x
+    halves = block.half()(x.half()).float() - x.half().float()
+    other = torch.arange(16) != 3  # 2500 itself is rounded to whole numbers
+    assert change[..., other].abs().max() > 0.1
+    assert gap(halves[..., other], change[..., other]) < 0.01
+
+
 def test_swiglu_by_hand():
     layer = SwiGLU(1, 1)
     for linear, weight in ((layer.gate_proj, 2.0), (layer.up_proj, 3.0)):

@@ -27,6 +27,7 @@ class LayerNorm(nn.Module):
     """Mean 0 and variance 1 over the features of each token, then gain and bias.
 
     Source: Ba et al., 2016. The variance is divided by d_model, not d_model - 1.
+    Computed in float32 at least: in float16 a square of 256 and more is inf.
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5) -> None:
@@ -37,9 +38,11 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (..., d_model)."""
-        centered = x - x.mean(dim=-1, keepdim=True)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        centered = wide - wide.mean(dim=-1, keepdim=True)
         variance = centered.square().mean(dim=-1, keepdim=True)
-        return centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        scaled = centered * torch.rsqrt(variance + self.eps)
+        return (scaled * self.weight + self.bias).to(x.dtype)
 
 
 class _Layer(nn.Module):

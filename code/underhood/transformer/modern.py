@@ -22,7 +22,10 @@ from underhood.transformer.attention import causal_mask, scaled_dot_product_atte
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square of the features: no mean, no bias."""
+    """Divide by the root mean square of the features: no mean, no bias.
+
+    Computed in float32 at least: in float16 a square of 256 and more is inf.
+    """
 
     def __init__(self, d_model: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -31,8 +34,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (..., d_model)."""
-        mean_square = x.pow(2).mean(dim=-1, keepdim=True)
-        return x * torch.rsqrt(mean_square + self.eps) * self.weight
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_square = wide.pow(2).mean(dim=-1, keepdim=True)
+        scaled = wide * torch.rsqrt(mean_square + self.eps)
+        return (scaled * self.weight).to(x.dtype)
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
