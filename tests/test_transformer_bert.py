@@ -400,7 +400,7 @@ def test_wrong_config(folder, key, value):
     refused(folder, "config.json", key)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
+@pytest.mark.parametrize("text", ["{", "[]", "\udcff", 100_000 * "["])
 def test_config_is_no_json_object(folder, text):
     (folder / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     refused(folder, "config.json", "JSON")
@@ -432,6 +432,8 @@ def test_wrong_vocabulary(folder, content, part):
 
 def test_wrong_tokenizer_config(folder):
     path = folder / "tokenizer_config.json"
+    path.write_text(100_000 * "[")
+    refused(folder, "tokenizer_config.json", "JSON")
     path.write_text('{"do_lower_case": "no"}')
     refused(folder, "tokenizer_config.json", "do_lower_case")
     path.write_text('{"do_lower_case": false}')
@@ -519,6 +521,12 @@ def test_extra_tensor_and_wrong_positions(folder):
     refused(folder, "model.safetensors", name, error=WeightsError)
 
 
+def test_a_tensor_under_both_of_its_names(folder):
+    name = "embeddings.LayerNorm."
+    edit_weights(folder, lambda t: t.update({name + "gamma": torch.zeros(24)}))
+    refused(folder, name + "weight", "twice", error=WeightsError)
+
+
 def test_more_layers_than_the_file_has(folder):
     edit_config(folder, num_hidden_layers=3)
     refused(folder, "model.safetensors", "missing encoder.layer.2", error=WeightsError)
@@ -584,6 +592,11 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
         ({"a": entry()}, 9, "1 bytes after"),
         ([], 0, "no JSON object"),
         ('{"a": 1, "a": 2}', 0, "a: appears twice"),
+        ('{"a": ' + 100_000 * "[", 0, "not JSON"),
+        ('{"a": {"shape": [' + 5000 * "1" + "]}}", 0, "not JSON"),
+        ({"a": entry(dtype=["F32"])}, 8, "a: dtype ['F32']"),
+        ({"a": entry(dtype={"x": 1})}, 8, "a: dtype {'x': 1}"),
+        ({"a": entry(shape=(0, 2**63), offsets=(0, 0))}, 0, "a: 9223372036854775808"),
     ],
 )
 def test_wrong_safetensors(tmp_path, header, size, part):

@@ -54,7 +54,7 @@ class BertConfig:
         """
         try:
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:  # of JSON, or of UTF-8
+        except (ValueError, RecursionError) as error:  # of JSON, or of UTF-8
             raise ValueError(f"{path}: not JSON: {error}") from error
         if not isinstance(stored, dict):
             raise ValueError(f"{path}: a JSON object is needed")
@@ -118,7 +118,7 @@ def is_uncased(directory: Path) -> bool:
         return True
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     value = stored.get("do_lower_case", True) if isinstance(stored, dict) else None
     if not isinstance(value, bool):
@@ -138,12 +138,14 @@ def published_weights(
     if any(key.startswith("bert.") for key in found):
         pairs = [(k.removeprefix("bert."), k) for k in found if k.startswith("bert.")]
         found = {short: found[key] for short, key in pairs}
-    made = {}
+    made: dict[str, Tensor] = {}
     for key, tensor in found.items():
         if key.endswith("LayerNorm.gamma"):
             key = key.removesuffix("gamma") + "weight"
         elif key.endswith("LayerNorm.beta"):
             key = key.removesuffix("beta") + "bias"
+        if key in made:
+            raise WeightsError(f"{path}: {key}: twice, by its old name and its new one")
         made[key] = tensor
     positions = made.pop("embeddings.position_ids", None)
     counted = torch.arange(config.max_position_embeddings)

@@ -1,7 +1,9 @@
 """Weight files, read without running anything that they contain.
 
-A pickle is a program: whoever opens one runs it. The two formats here hold numbers and
-nothing else. Every error names the file and, where there is one, the key.
+A pickle is a program: whoever unpickles it runs it. The two formats here need no
+unpickling: safetensors cannot hold a program, and npz is read with
+`allow_pickle=False`, without which an array of objects in it would be a pickle again.
+Every error names the file and, where there is one, the key.
 
 Sources: the format of safetensors (https://github.com/huggingface/safetensors,
 section "Format"); `numpy.lib.format` for npz.
@@ -115,7 +117,10 @@ def _read_header(path: Path, text: bytes) -> dict[str, Entry]:
 
     try:
         header = json.loads(text, object_pairs_hook=no_repeats)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except WeightsError:
+        raise
+    # ValueError: of JSON, of UTF-8, or of a number of more than 4300 digits.
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: the header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise WeightsError(f"{path}: the header is no JSON object")
@@ -131,12 +136,12 @@ def _read_entry(path: Path, key: str, entry: Any) -> Entry:
         raise WeightsError(
             f"{path}: {key}: needs dtype, shape and data_offsets, got {entry!r}"
         ) from error
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise WeightsError(
             f"{path}: {key}: dtype {name!r}; allowed are {', '.join(DTYPES)}"
         )
     for number in (*shape, start, stop):
-        if type(number) is not int or number < 0:
+        if type(number) is not int or not 0 <= number < 2**63:
             raise WeightsError(f"{path}: {key}: {number!r} is no size and no offset")
     return DTYPES[name], shape, start, stop
 
