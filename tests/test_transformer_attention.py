@@ -197,6 +197,19 @@ def test_multi_head_equals_torch(dtype, bias, masks, cross):
         assert distance(a, b) < TOLERANCE[dtype] * (1 + b.abs().max().item())
 
 
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_a_mask_per_sequence(kind):
+    torch.manual_seed(8)
+    attention = MultiHeadAttention(8, 2).double()
+    x = torch.randn(2, 5, 8).double()
+    masks = torch.stack([torch.ones(5, 5).bool(), causal_mask(5)])
+    if kind == "float":
+        masks = torch.zeros(2, 5, 5).double().masked_fill(~masks, -math.inf)
+    found = attention(x, attn_mask=masks[:, None])[0]
+    assert distance(found[:1], attention(x[:1])[0]) < 1e-12
+    assert distance(found[1:], attention(x[1:], is_causal=True)[0]) < 1e-12
+
+
 def test_projected_keys_and_values_can_be_kept():
     torch.manual_seed(4)
     attention = MultiHeadAttention(8, 2).double()
@@ -286,6 +299,22 @@ def test_maps_are_collected_by_name():
             "value: got length 3",
         ),
         (lambda: causal_mask(0), ValueError, "query_length"),
+        (  # one mask per sequence: its batch would fall on the heads
+            lambda: MultiHeadAttention(4, 2)(
+                torch.zeros(2, 3, 4), attn_mask=torch.ones(2, 3, 3).bool()
+            ),
+            ValueError,
+            r"attn_mask: got shape \(2, 3, 3\)",
+        ),
+        (
+            lambda: MultiHeadAttention(4, 2)(
+                torch.zeros(2, 3, 4),
+                torch.zeros(2, 3, 4),
+                key_value=(torch.zeros(2, 2, 3, 2),) * 2,
+            ),
+            ValueError,
+            "key_value: takes the place of key and value",
+        ),
     ],
 )
 def test_arguments_are_checked(call, error, message):

@@ -92,7 +92,8 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(query keyᵀ / sqrt(head_dim)) value: equation 1 of the paper.
 
-    The signature is that of `torch.nn.functional.scaled_dot_product_attention`.
+    The signature is that of `torch.nn.functional.scaled_dot_product_attention`, but for
+    its `enable_gqa`.
 
     Args:
         query: (..., query_length, head_dim). key: (..., key_length, head_dim).
@@ -160,8 +161,9 @@ class MultiHeadAttention(nn.Module):
             key: (batch, key_length, embed_dim); None: the query (self-attention).
             value: as `key`; None: the key.
             key_value: what `project_key_value` returned, instead of `key` and `value`.
-            attn_mask: broadcastable to (batch, num_heads, query_length, key_length);
-                True = may attend, the OPPOSITE of `torch.nn.MultiheadAttention`.
+            attn_mask: (query_length, key_length), or four dimensions that broadcast to
+                (batch, num_heads, query_length, key_length); True = may attend, the
+                OPPOSITE of `torch.nn.MultiheadAttention`.
             key_mask: (batch, key_length), True = a real token; the inverse of what
                 `torch.nn` calls `key_padding_mask`.
             is_causal: no query looks past its own position.
@@ -174,6 +176,8 @@ class MultiHeadAttention(nn.Module):
         if key_value is None:
             key = query if key is None else key
             key_value = self.project_key_value(key, value)
+        elif key is not None or value is not None:
+            raise ValueError("key_value: takes the place of key and value; got both")
         k, v = key_value
         mask = with_key_mask(attn_mask, key_mask)
         weights = attention_weights(q, k, mask, is_causal=is_causal)
@@ -240,7 +244,17 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 
 def with_key_mask(attn_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:
-    """Join a mask over (query, key) pairs with one over keys, (batch, key_length)."""
+    """Join a mask over (query, key) pairs with one over keys, (batch, key_length).
+
+    A mask over pairs has two dimensions or four. With three, a mask per sequence, the
+    batch would be taken for the heads.
+    """
+    if attn_mask is not None and attn_mask.dim() not in (2, 4):
+        raise ValueError(
+            f"attn_mask: got shape {tuple(attn_mask.shape)}; 2 or 4 dimensions are "
+            f"needed: (query_length, key_length), or (batch, num_heads) and these; for a "
+            f"mask per sequence, attn_mask[:, None]"
+        )
     if key_mask is None:
         return attn_mask
     if key_mask.dtype != torch.bool or key_mask.dim() != 2:
