@@ -1,5 +1,7 @@
 """RNN, LSTM and GRU against `torch.nn`: weights both ways, outputs, gradients."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -106,6 +108,26 @@ def test_padding_equals_packed_sequences(ours, theirs, bidirectional):
     assert distance(output, expected) < 1e-10
     for a, b in zip(parts(state), parts(final), strict=True):
         assert distance(a, b) < 1e-10
+
+
+@pytest.mark.parametrize(("ours", "theirs"), LAYERS)
+@pytest.mark.parametrize("filling", [math.nan, math.inf])
+def test_padding_may_hold_anything(ours, theirs, filling):
+    torch.manual_seed(1)
+    mine = ours(4, 6, 2, bidirectional=True).double()
+    reference = theirs(4, 6, 2, batch_first=True, bidirectional=True).double()
+    reference.load_state_dict(mine.state_dict())
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    x[1, 3:] = filling
+    lengths = torch.tensor([5, 3])
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+    expected, _ = nn.utils.rnn.pad_packed_sequence(reference(packed)[0], True)
+    output, _ = mine(x, lengths=lengths)
+    assert distance(output, expected) < 1e-10
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    for p, q in zip(mine.parameters(), reference.parameters(), strict=True):
+        assert distance(p.grad, q.grad) < 1e-10
 
 
 @pytest.mark.parametrize("ours", [RNN, LSTM, GRU])

@@ -213,6 +213,8 @@ class _Layers(nn.Module):
         shape = (len(self.suffixes), batch, self.hidden_size)
         starts = _unpack(state, self.cell.num_states, shape, x)
         real = _real_steps(lengths, batch, length, x.device)
+        if real is not None:
+            x = x.masked_fill(~real[..., None], 0.0)  # NaN times 0 would be NaN
         finals: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
