@@ -184,6 +184,19 @@ def test_decoding_checks_its_arguments(options):
         beam_search(small_model(), SOURCE[:1], **sizes)
 
 
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("search", [beam_search, every_sequence])
+def test_searches_take_one_sequence(search, rows):
+    options = {"beam_size": 2} if search is beam_search else {}
+    with pytest.raises(ValueError, match=rf"source: got shape \({rows}, 5\)"):
+        search(small_model(), SOURCE[:rows], begin=1, end=2, max_length=3, **options)
+
+
+def test_greedy_takes_any_number_of_sequences_but_none():
+    with pytest.raises(ValueError, match=r"source: got shape \(0, 5\)"):
+        greedy_decode(small_model(), SOURCE[:0], begin=1, end=2, max_length=3)
+
+
 PATTERNS = {
     "long": "%d %B %Y",
     "american": "%B %d, %Y",
@@ -226,6 +239,12 @@ def test_what_is_held_out_is_never_drawn_for_training():
     for kind in kinds:
         ((_, iso, form),) = dates.random_examples(rng, 1, kind)
         assert dates.held_out(datetime.date.fromisoformat(iso), form) == kind
+
+
+def test_leap_days_are_those_of_years_that_were_seen():
+    """A 29 February of a held-out year is hard for two reasons: it counts as a year."""
+    assert dates.held_out(datetime.date(1988, 2, 29), "long") == "year"
+    assert dates.held_out(datetime.date(1984, 2, 29), "long") == "leap day"
 
 
 def test_encoding_is_reversible():

@@ -59,14 +59,14 @@ SOURCE_LENGTH = 30  # longest: "wednesday, 30 september 1998", 28 characters
 def held_out(date: datetime.date, form: str) -> str | None:
     """Why this example is kept from training, or None when it is not.
 
-    "leap day": 29 February, in every form. "year": five whole years, in every
-    form. "month and form": May as `ordinal` and October as `slashes`, each seen
-    often, but never together. "date": one date in ten, in every form.
+    "year": five whole years, in every form. "leap day": 29 February of the other
+    years, in every form. "month and form": May as `ordinal` and October as `slashes`,
+    each seen often, but never together. "date": one date in ten, in every form.
     """
-    if (date.month, date.day) == (2, 29):
-        return "leap day"
     if date.year in HELD_OUT_YEARS:
         return "year"
+    if (date.month, date.day) == (2, 29):
+        return "leap day"
     if (date.month, form) in ((5, "ordinal"), (10, "slashes")):
         return "month and form"
     if date.toordinal() % 10 == 0:

@@ -36,6 +36,8 @@ def greedy_decode(
     Returns:
         (batch, length), `end` repeated after the first one.
     """
+    if not len(source):
+        raise ValueError(f"source: got shape {tuple(source.shape)}; no sequence at all")
     _check(max_length=max_length)
     state = model.start(source)
     token = torch.full((len(source), 1), begin, device=source.device)
@@ -70,6 +72,7 @@ def beam_search(
         begin, end, max_length: see `greedy_decode`; a hypothesis that reaches
             max_length counts as finished.
     """
+    _check_source(source)
     _check(max_length=max_length, beam_size=beam_size)
     state = model.start(source)
     prefixes: list[tuple[int, ...]] = [()]
@@ -110,8 +113,9 @@ def every_sequence(
     """All sequences up to max_length with their probability, likeliest first.
 
     Each is scored by teacher forcing, without cache or beam: the referee of
-    `beam_search`, for vocabularies that fit on one hand.
+    `beam_search`, for vocabularies that fit on one hand. Arguments as there.
     """
+    _check_source(source)
     _check(max_length=max_length)
     vocabulary = range(model.embedding.num_embeddings)
     complete: list[tuple[int, ...]] = []
@@ -134,6 +138,14 @@ def every_sequence(
         totals = log_probs.sum(dim=(1, 2)).tolist()
         scored += [Hypothesis(*pair) for pair in zip(rows, totals, strict=True)]
     return sorted(scored, key=lambda h: -h.log_probability)
+
+
+def _check_source(source: Tensor) -> None:
+    if source.dim() != 2 or len(source) != 1:
+        raise ValueError(
+            f"source: got shape {tuple(source.shape)}; (1, source_length) is needed, "
+            f"one sequence at a time"
+        )
 
 
 def _check(**numbers: int) -> None:
