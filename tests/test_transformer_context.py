@@ -101,3 +101,22 @@ def test_what_is_refused():
     for top_k in (0, 4):
         with pytest.raises(ValueError, match=f"top_k: got {top_k}"):
             MixtureOfExperts(6, 8, 3, top_k)
+
+
+def test_experts_under_autocast():
+    """Weights in float32, products in bfloat16: how it is mostly trained."""
+    layer = MixtureOfExperts(8, 16, 4, 2)
+    x = torch.randn(1, 5, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.float32
+    assert (found - layer(x)).abs().max() < 0.02
+
+
+def test_experts_take_any_number_of_leading_axes():
+    layer = MixtureOfExperts(8, 16, 4, 2)
+    x = torch.randn(2, 3, 5, 8)
+    whole = layer(x)
+    assert whole.shape == x.shape
+    assert (layer(x[1, 2]) - whole[1, 2]).abs().max() < 1e-6
+    assert (layer(x[1]) - whole[1]).abs().max() < 1e-6

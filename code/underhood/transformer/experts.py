@@ -34,8 +34,8 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(experts)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, length, d_model) -> the same shape."""
-        tokens = x.flatten(0, 1)
+        """(..., d_model) -> the same shape."""
+        tokens = x.reshape(-1, x.shape[-1])  # (tokens, d_model)
         share, chosen = self.router(tokens).softmax(dim=-1).topk(self.top_k)
         share = share / share.sum(dim=-1, keepdim=True)  # (tokens, top_k)
         out = torch.zeros_like(tokens)
@@ -43,5 +43,5 @@ class MixtureOfExperts(nn.Module):
             rows, places = torch.where(chosen == number)
             if len(rows):
                 answer = expert(tokens[rows]) * share[rows, places, None]
-                out = out.index_add(0, rows, answer)
+                out = out.index_add(0, rows, answer.to(out.dtype))
         return out.view_as(x)
