@@ -4,8 +4,8 @@ Two steps. The text is cleaned and split at spaces, punctuation and Chinese
 characters; then each word is cut from the left into the longest pieces that the
 vocabulary has, where `##` marks a piece that continues a word.
 
-Sources: Wu et al., 2016, section 4.1 (the greedy cut); Devlin et al., 2019, and the
-file `tokenization.py` of google-research/bert (the cleaning).
+Sources: Devlin et al., 2019, and the file `tokenization.py` of google-research/bert
+(the cleaning, the cut, `##`). Pieces of words are from Wu et al., 2016, section 4.1.
 """
 
 from __future__ import annotations
