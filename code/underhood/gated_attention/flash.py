@@ -99,20 +99,20 @@ def mixed_chunk_by_definition(
     rows = []
     for i in range(length):
         chunk = i // chunk_size
-        near, far = [], []
+        near, across = [], []
         for j in range(length):
             if not real[j]:
                 continue
             if j // chunk_size == chunk and (j <= i or not causal):
                 near.append(j)
             if j // chunk_size < chunk or not causal:
-                far.append(j)
+                across.append(j)
         row = torch.zeros_like(value[0])
         for j in near:
             score = max(float(quad_query[i] @ quad_key[j]) / math.sqrt(s), 0.0)
             row = row + score**2 / len(near) * value[j]
-        for j in far:
-            row = row + float(lin_query[i] @ lin_key[j]) / len(far) * value[j]
+        for j in across:
+            row = row + float(lin_query[i] @ lin_key[j]) / len(across) * value[j]
         rows.append(row)
     return torch.stack(rows)
 
