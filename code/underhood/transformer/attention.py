@@ -252,8 +252,8 @@ def with_key_mask(attn_mask: Tensor | None, key_mask: Tensor | None) -> Tensor |
     if attn_mask is not None and attn_mask.dim() not in (2, 4):
         raise ValueError(
             f"attn_mask: got shape {tuple(attn_mask.shape)}; 2 or 4 dimensions are "
-            f"needed: (query_length, key_length), or (batch, num_heads) and these; for a "
-            f"mask per sequence, attn_mask[:, None]"
+            f"needed: (query_length, key_length), or (batch, num_heads) and these; "
+            f"for a mask per sequence, attn_mask[:, None]"
         )
     if key_mask is None:
         return attn_mask
