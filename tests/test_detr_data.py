@@ -406,6 +406,16 @@ def test_a_fresh_query_looks_around_its_point() -> None:
         assert (cell // 8 // 2, cell % 8 // 2) == divmod(query, 4)
 
 
+def test_a_fresh_model_leaves_the_generator_alone() -> None:
+    torch.manual_seed(7)
+    want = torch.rand(3)
+    torch.manual_seed(7)
+    first = fresh_model().state_dict()
+    assert torch.equal(torch.rand(3), want)
+    for name, value in fresh_model().state_dict().items():
+        assert torch.equal(value, first[name]), name
+
+
 def test_the_checkpoint_is_of_the_recipe() -> None:
     assert read_config(CHECKPOINT) == dataclasses.replace(DIGITS, frozen_norm=True)
 
@@ -515,6 +525,25 @@ def test_the_checkpoint_reads_handwriting() -> None:
         detections(experiments.look(each, scenes), SIZE, SIZE) for each in (model, deaf)
     ]
     assert experiments.duplicates(found[1]) > 2 * experiments.duplicates(found[0])
+
+
+def test_silenced_queries_do_not_hear_each_other() -> None:
+    """A change of query 0 is heard by the others, but not if they are silenced.
+
+    The first layer, where all values are the same, stays as it is.
+    """
+    model = Detr.from_pretrained(CHECKPOINT)
+    deaf = experiments.silence_queries(model)
+    scenes = make_scenes(2, seed=3, held_out=True)
+    as_they_were = [experiments.look(each, scenes) for each in (model, deaf)]
+    assert torch.equal(*(each.auxiliary[0].logits for each in as_they_were))
+    change = []
+    for each, before in zip((model, deaf), as_they_were, strict=True):
+        each.model.query_position_embeddings.weight.data[0] *= -1
+        after = experiments.look(each, scenes)
+        change.append((after.logits - before.logits)[:, 1:].abs().max().item())
+    assert change[0] > 0.1
+    assert change[1] < 1e-4
 
 
 def test_suppression_by_hand() -> None:

@@ -66,9 +66,12 @@ def _overlap(one: Any, others: list[Any]) -> Tensor:
 
 
 def silence_queries(model: Detr) -> Detr:
-    """A copy whose queries cannot hear each other: self-attention adds nothing."""
+    """A copy whose queries cannot hear each other: self-attention adds nothing.
+
+    The first layer stays: its self-attention adds a constant, the same for all.
+    """
     deaf = copy.deepcopy(model)
-    for layer in deaf.model.decoder.layers:
+    for layer in deaf.model.decoder.layers[1:]:
         assert isinstance(layer, DecoderLayer)
         layer.self_attn.out_proj.weight.data.zero_()
         layer.self_attn.out_proj.bias.data.zero_()

@@ -47,13 +47,14 @@ DIGITS = DetrConfig(
 
 
 def fresh_model(config: DetrConfig = DIGITS, seed: int = 0) -> Detr:
-    """The model before its first step."""
-    torch.manual_seed(seed)
-    model = Detr(config)
-    parts = (model.model.encoder, model.model.decoder)
-    for parameter in (p for part in parts for p in part.parameters()):
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
+    """The model before its first step; PyTorch's own generator stays as it was."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        model = Detr(config)
+        parts = (model.model.encoder, model.model.decoder)
+        for parameter in (p for part in parts for p in part.parameters()):
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
     model.model.query_position_embeddings.weight.data = grid_queries(config)
     for layer in model.model.decoder.layers:
         assert isinstance(layer, DecoderLayer)
