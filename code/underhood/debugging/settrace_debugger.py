@@ -36,6 +36,7 @@ class TraceDebugger:
             pdb of 3.13.0 and before, but not of 3.14.
 
     Only files in the folder of the script are debugged, not the library's.
+    All their frames are traced; pdb leaves out what cannot hold a breakpoint.
     The script's `__name__` is `__main__`, but `sys.modules` does not have it:
     what looks a name up there, as `pickle` does, fails.
     """
@@ -86,7 +87,7 @@ class TraceDebugger:
         self._main = _compile(path.read_bytes(), path, "exec")
         traced_before = sys.gettrace()
         sys.path.insert(0, str(path.parent))
-        self._go("step", None)
+        self._go("step", None, "call")
         self._listen()
         try:
             exec(self._main, {"__name__": "__main__", "__file__": str(path)})
@@ -155,9 +156,7 @@ class TraceDebugger:
         command = self._answer(frame)
         if command == "quit":
             raise Quit
-        if command == "next" and event == "return":
-            command = "step"  # this frame has no next line; its caller has
-        self._go(command, frame)
+        self._go(command, frame, event)
         self._listen()
 
     def _answer(self, frame: FrameType) -> str:
@@ -171,8 +170,10 @@ class TraceDebugger:
             return "quit"
         return command
 
-    def _go(self, command: str, frame: FrameType | None) -> None:
+    def _go(self, command: str, frame: FrameType | None, event: str) -> None:
         """Where to stop next: anywhere, in one frame, or at breakpoints."""
+        if command == "next" and event == "return":
+            command = "step"  # this frame has no next line; its caller has
         caller = frame.f_back if frame else None
         self._anywhere, self._waits = command == "step", command == "continue"
         self._frame = {"next": frame, "return": caller}.get(command)
