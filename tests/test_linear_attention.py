@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from underhood.linear_attention import (
     FEATURE_MAPS,
     FeatureMap,
+    State,
     attention_by_definition,
     effective_support,
     favor_features,
@@ -148,6 +149,21 @@ def test_a_sequence_may_be_split_anywhere(form: str, cut: int) -> None:
         *(x[:, :, cut:] for x in qkv), initial_state=state, **options
     )
     assert torch.allclose(torch.cat([head, tail], 2), whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_adds_up_in_float32(dtype: torch.dtype, form: str) -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1024, 64).to(dtype)
+    v = torch.rand(1, 1, 1024, 64).to(dtype)  # a mean that is not 0
+    exact = linear_attention(*(x.double() for x in (q, k, v)), causal=True)
+    out, state = linear_attention(q, k, v, causal=True, form=form, return_state=True)
+    assert out.dtype == dtype and state.memory.dtype == torch.float32
+    rounding = torch.finfo(dtype).eps / 2  # of the output
+    assert ((out - exact) / exact).abs().max() < 1.001 * rounding
+    more = linear_attention(q, k, v, form=form, causal=True, initial_state=state)
+    assert more.dtype == dtype
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -447,6 +463,24 @@ def test_refused_by_name(change: dict, match: str) -> None:
     given_ = {name: torch.zeros(2, 2, 4, d) for name, d in shapes.items()} | change
     with pytest.raises(ValueError, match=match):
         linear_attention(**given_)
+
+
+def test_a_state_of_another_shape_is_refused() -> None:
+    x = inputs(4, 5, 3)
+    _, state = linear_attention(*x, return_state=True)
+    for wrong, match in (
+        (state._replace(normalizer=state.normalizer[..., :1]), "normalizer of"),
+        (State(state.memory[..., :1, :], state.normalizer[..., :1]), "got shape"),
+    ):
+        with pytest.raises(ValueError, match=f"initial_state: .*{match}"):
+            linear_attention(*x, initial_state=wrong)
+
+
+def test_random_features_refuse_what_they_cannot_be() -> None:
+    with pytest.raises(ValueError, match="num_features: got 0"):
+        favor_features(32, 0)
+    with pytest.raises(ValueError, match="x: got dim 5, the directions are for 4"):
+        linear_attention(*inputs(4, 5, 3), feature_map=favor_features(4))
 
 
 def test_dtypes_must_be_one_and_floating() -> None:

@@ -252,6 +252,35 @@ def test_gates_are_refused_by_name(change: dict, match: str) -> None:
         gated_linear_attention(**(given_ | change))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_half_precision_keeps_its_state_in_float32(form: str) -> None:
+    x = inputs(200)
+    half = [each.bfloat16() for each in qkv(x)]
+    exact = [each.double() for each in half]
+    rounding = torch.finfo(torch.bfloat16).eps
+    calls = {
+        "gated": lambda *a: gated_linear_attention(*a, x["log_decay"], form=form),
+        "retention": lambda *a: retention(*a, form=form),
+        "delta": lambda *a: delta_rule(
+            *a, x["beta"], x["log_decay"][..., 0], form=form
+        ),
+    }
+    for name, call in calls.items():
+        out, state = call(*half)
+        expected, last = call(*exact)
+        assert out.dtype == torch.bfloat16 and state.dtype == torch.float32, name
+        assert (out - expected).abs().max() < rounding * expected.abs().max(), name
+        assert torch.allclose(state.double(), last, rtol=1e-4, atol=1e-4), name
+
+
+def test_decays_near_one_still_forget_in_bfloat16() -> None:
+    ones = torch.ones(1, 8, 1000, 1, dtype=torch.bfloat16)
+    out, _ = retention(ones, ones, ones)
+    decay = 1 - 2.0 ** (-5 - torch.arange(8, dtype=torch.float64))
+    expected = (1 - decay**1000) / (1 - decay)  # of a geometric series
+    assert out[0, :, -1, 0].double() == pytest.approx(expected, rel=2**-8)
+
+
 def test_beta_and_decay_are_refused_by_name() -> None:
     x = inputs(6)
     with pytest.raises(ValueError, match="beta"):
@@ -261,8 +290,11 @@ def test_beta_and_decay_are_refused_by_name() -> None:
             delta_rule(*qkv(x), x["beta"], **option)
     with pytest.raises(ValueError, match="log_decay"):
         delta_rule(*qkv(x), x["beta"], x["beta"])
-    with pytest.raises(ValueError, match="decay"):
-        retention(*qkv(x), decay=torch.ones(3))
+    with pytest.raises(ValueError, match=r"log_decay: got .*, allowed is \(1, 2, 6\)"):
+        delta_rule(*qkv(x), x["beta"], x["log_decay"])
+    for decay in (torch.ones(3), torch.tensor([0.5, 0.0]), torch.tensor([0.5, 1.5])):
+        with pytest.raises(ValueError, match=r"^decay: allowed is shape \(2,\)"):
+            retention(*qkv(x), decay=decay)
 
 
 def test_a_query_of_another_length_is_refused() -> None:
@@ -409,6 +441,43 @@ def test_kernel_refuses() -> None:
         triton_linear_attention(*x, decay=torch.tensor([0.5, 1.5]))
     with pytest.raises(ValueError, match="tokenwise"):
         triton_linear_attention(*x, feature_map="efficient")
+
+
+@needs_triton
+def test_chunks_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    from underhood.linear_attention import kernel
+
+    x, tried = for_kernel(70, 16, 16), []
+    whole, _ = triton_linear_attention(*x, chunk_size=16)
+    run = kernel.chunked_forward
+
+    class SmallGPU:
+        def __getitem__(self, grid: tuple) -> object:
+            def launch(*args: object, CHUNK: int, **fixed: object) -> None:
+                tried.append(CHUNK)
+                if limit < CHUNK:
+                    raise OutOfResources(CHUNK, limit, "shared memory")
+                run[grid](*args, CHUNK=CHUNK, **fixed)
+
+            return launch
+
+    monkeypatch.setattr(kernel, "chunked_forward", SmallGPU())
+    limit = 32
+    got, _ = triton_linear_attention(*x, chunk_size=128)
+    assert tried == [128, 64, 32]
+    assert torch.allclose(got, whole, rtol=1e-5, atol=1e-5)
+    limit = 8
+    with pytest.raises(OutOfResources):
+        triton_linear_attention(*x, chunk_size=16)
+
+
+@needs_triton
+def test_many_features_fit_an_a100_in_shorter_chunks() -> None:
+    options = {"num_features": 256, "capability": 80}
+    assert compile_kernel(**options)["shared_bytes"] > 163 * 1024
+    assert compile_kernel(chunk_size=32, **options)["shared_bytes"] < 163 * 1024
 
 
 @needs_triton

@@ -23,6 +23,8 @@ def compile_kernel(
     *,
     decay: bool = False,
     capability: int = 90,
+    num_features: int | None = None,
+    chunk_size: int = 64,
 ) -> dict[str, Any]:
     """Compile the chunked kernel ahead of time, in a process of its own.
 
@@ -31,6 +33,8 @@ def compile_kernel(
         head_dim: of keys and values.
         decay: with a decay per head.
         capability: 80 (A100) or 90 (H100, H200).
+        num_features: of queries and keys; `head_dim` if not given.
+        chunk_size: as of `triton_linear_attention`.
 
     Returns:
         `shared_bytes`, and how often each of the `INSTRUCTIONS` is in the PTX.
@@ -43,7 +47,8 @@ def compile_kernel(
         "TRITON_INTERPRET": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
     }
-    arguments = [dtype, str(head_dim), str(int(decay)), str(capability)]
+    sizes = head_dim, int(decay), capability, num_features or head_dim, chunk_size
+    arguments = [dtype, *map(str, sizes)]
     done = subprocess.run(
         [sys.executable, "-m", "underhood.linear_attention.ahead_of_time", *arguments],
         env=environment,
@@ -58,7 +63,12 @@ def compile_kernel(
 
 
 def _compile_here(
-    dtype: str, head_dim: int, decay: bool, capability: int
+    dtype: str,
+    head_dim: int,
+    decay: bool,
+    capability: int,
+    num_features: int,
+    chunk_size: int,
 ) -> dict[str, Any]:
     """What the other process does."""
     import torch
@@ -69,13 +79,14 @@ def _compile_here(
     from underhood.linear_attention import kernel
 
     fixed = kernel.constants(
-        head_dim,
+        num_features,
         head_dim,
         getattr(torch, dtype),
         decay=decay,
         normalize=True,
-        chunk_size=64,
+        chunk_size=chunk_size,
     )
+    options = {"num_warps": fixed.pop("num_warps")}
     pointer = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}[dtype]
     in_dtype = {"query_ptr", "key_ptr", "value_ptr", "out_ptr"}
     signature, aligned = {}, {}
@@ -92,7 +103,7 @@ def _compile_here(
     compiled = triton.compile(
         ASTSource(kernel.chunked_forward, signature, fixed, aligned),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": 4},
+        options=options,
     )
     ptx = compiled.asm["ptx"]
     return {
@@ -102,6 +113,6 @@ def _compile_here(
 
 
 if __name__ == "__main__":
-    dtype, head_dim, decay, capability = sys.argv[1:]
-    found = _compile_here(dtype, int(head_dim), decay == "1", int(capability))
+    head_dim, decay, *rest = map(int, sys.argv[2:])
+    found = _compile_here(sys.argv[1], head_dim, bool(decay), *rest)
     print(json.dumps(found))

@@ -74,6 +74,18 @@ def check_log_decay(log_decay: Tensor, key: Tensor) -> None:
         raise ValueError("log_decay: allowed are finite numbers up to 0")
 
 
+def check_decay(decay: Tensor, heads: int) -> None:
+    """Raises ValueError if it is not one number in (0, 1] per head."""
+    if decay.shape != (heads,) or not bool(((decay > 0) & (decay <= 1)).all()):
+        raise ValueError(f"decay: allowed is shape ({heads},), above 0 and up to 1")
+
+
+def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """All in float32, or in float64 if the first is: a long sum needs the digits."""
+    wide = torch.promote_types(tensors[0].dtype, torch.float32)
+    return tuple(each.to(wide) for each in tensors)
+
+
 def initial(state: Tensor | None, features: Tensor, value: Tensor) -> Tensor:
     """The state given, or zeros: (batch, heads, features, value_dim)."""
     shape = (*features.shape[:2], features.shape[3], value.shape[3])
@@ -83,4 +95,4 @@ def initial(state: Tensor | None, features: Tensor, value: Tensor) -> Tensor:
         raise ValueError(
             f"initial_state: got shape {tuple(state.shape)}, allowed is {shape}"
         )
-    return state
+    return state.to(value.dtype)

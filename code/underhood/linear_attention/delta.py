@@ -17,8 +17,9 @@ from underhood.linear_attention.checks import (
     check_log_decay,
     check_sequences,
     initial,
+    widened,
 )
-from underhood.linear_attention.forms import associative_scan, in_chunks
+from underhood.linear_attention.forms import Form, associative_scan, in_chunks
 from underhood.linear_attention.gated import FORMS, decay_between
 
 
@@ -48,7 +49,8 @@ def delta_rule(
         initial_state: (batch, heads, key_dim, value_dim); zeros if not given.
 
     Returns:
-        The outputs, (batch, heads, length, value_dim), and the last state.
+        The outputs, (batch, heads, length, value_dim), in the dtype of `query`, and the
+        last state. Half precision is computed, and its state kept, in float32.
 
     Raises:
         ValueError: shapes that do not fit, a decay above 1, an unknown form.
@@ -59,19 +61,23 @@ def delta_rule(
     check_sequences(query, key, value, causal=True)
     check_choice("form", form, FORMS)
     check_chunk_size(chunk_size)
-    if beta.shape != key.shape[:3]:
-        allowed = tuple(key.shape[:3])
-        raise ValueError(f"beta: got shape {tuple(beta.shape)}, allowed is {allowed}")
     if log_decay is None:
         log_decay = torch.zeros_like(beta)
-    log_decay = log_decay[..., None]  # (batch, heads, length, 1)
+    for name, given in (("beta", beta), ("log_decay", log_decay)):
+        if given.shape != key.shape[:3]:
+            raise ValueError(
+                f"{name}: got shape {tuple(given.shape)}, allowed is "
+                f"{tuple(key.shape[:3])}"
+            )
+    beta, log_decay = beta[..., None], log_decay[..., None]
     check_log_decay(log_decay, key)
-    state = initial(initial_state, key, value)
-    sequences = (query, key, value, beta[..., None], log_decay)
+    sequences = widened(query, key, value, beta, log_decay)
+    state = initial(initial_state, *sequences[1:3])
     if form == "chunked":
-        return in_chunks(_closed, sequences, state, chunk_size)
-    run = {"quadratic": _closed, "recurrent": _recurrent, "scan": _scan}[form]
-    return run(*sequences, state)
+        out, last = in_chunks(_closed, sequences, state, chunk_size)
+    else:
+        out, last = RUN[form](*sequences, state)
+    return out.to(query.dtype), last
 
 
 def _closed(
@@ -136,6 +142,13 @@ def _combine(
 ) -> tuple[Tensor, ...]:
     """Two steps S -> A S + B in a row are one such step."""
     return later[0] @ earlier[0], later[0] @ earlier[1] + later[1]
+
+
+RUN: dict[str, Form] = {
+    "quadratic": _closed,
+    "recurrent": _recurrent,
+    "scan": _scan,
+}
 
 
 def wy_factor(key: Tensor, beta: Tensor) -> Tensor:

@@ -87,11 +87,12 @@ def favor_features(
     """Positive random features whose dot product is exp(scale q·k) on average.
 
     phi(x) = exp(w·x - |x|²/2) / sqrt(m) for m random directions w, with x scaled
-    by the root of `softmax_scale`.
+    by the root of `softmax_scale`. Where |x|²/2 is beyond about 100, all features are 0
+    in float32.
 
     Args:
         head_dim: of the queries and keys.
-        num_features: m; 4 * head_dim if not given.
+        num_features: m, 1 or more; 4 * head_dim if not given.
         orthogonal: directions at right angles within each group of `head_dim`.
         softmax_scale: 1 / sqrt(head_dim) if not given.
         seed: of the directions. Two calls that share a state must share it.
@@ -99,6 +100,8 @@ def favor_features(
     Source: Choromanski et al. (2021), Performer, lemma 1 and section 2.4.
     """
     num_features = 4 * head_dim if num_features is None else num_features
+    if num_features < 1:
+        raise ValueError(f"num_features: got {num_features}, allowed is 1 or more")
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     generator = torch.Generator().manual_seed(seed)
     directions = gaussian_directions(
@@ -106,6 +109,10 @@ def favor_features(
     )
 
     def features(x: Tensor) -> Tensor:
+        if x.shape[-1] != head_dim:
+            raise ValueError(
+                f"x: got dim {x.shape[-1]}, the directions are for {head_dim}"
+            )
         x = x * scale**0.5
         half_square = x.square().sum(-1, keepdim=True) / 2
         projected = x @ directions.to(x).mT  # (..., length, m)

@@ -12,11 +12,13 @@ from torch import Tensor
 from underhood.linear_attention.checks import (
     check_choice,
     check_chunk_size,
+    check_decay,
     check_log_decay,
     check_sequences,
     initial,
+    widened,
 )
-from underhood.linear_attention.forms import associative_scan, in_chunks
+from underhood.linear_attention.forms import Form, associative_scan, in_chunks
 
 FORMS = ("quadratic", "recurrent", "chunked", "scan")
 
@@ -44,7 +46,8 @@ def gated_linear_attention(
         initial_state: (batch, heads, key_dim, value_dim); zeros if not given.
 
     Returns:
-        The outputs, (batch, heads, length, value_dim), and the last state.
+        The outputs, (batch, heads, length, value_dim), in the dtype of `query`, and the
+        last state. Half precision is computed, and its state kept, in float32.
 
     Raises:
         ValueError: shapes that do not fit, a decay above 1, an unknown form.
@@ -55,12 +58,13 @@ def gated_linear_attention(
     check_choice("form", form, FORMS)
     check_chunk_size(chunk_size)
     check_log_decay(log_decay, key)
-    state = initial(initial_state, key, value)
-    sequences = (query, key, value, log_decay)
+    sequences = widened(query, key, value, log_decay)
+    state = initial(initial_state, *sequences[1:3])
     if form == "chunked":
-        return in_chunks(_quadratic, sequences, state, chunk_size)
-    run = {"quadratic": _quadratic, "recurrent": _recurrent, "scan": _scan}[form]
-    return run(*sequences, state)
+        out, last = in_chunks(_quadratic, sequences, state, chunk_size)
+    else:
+        out, last = RUN[form](*sequences, state)
+    return out.to(query.dtype), last
 
 
 def retention(
@@ -78,6 +82,9 @@ def retention(
     Args:
         decay: (heads,), in (0, 1]; 1 - 2**(-5 - head) if not given.
 
+    Raises:
+        ValueError: a decay of another shape or range.
+
     The others are those of `gated_linear_attention`. RetNet's rotation of queries
     and keys and its group norm are left to the caller.
 
@@ -87,11 +94,10 @@ def retention(
     heads = query.shape[1]
     if decay is None:
         decay = 1 - 2.0 ** (-5 - torch.arange(heads))
-    if decay.shape != (heads,):
-        raise ValueError(
-            f"decay: got shape {tuple(decay.shape)}, allowed is ({heads},)"
-        )
-    log_decay = decay.to(key).log()[:, None, None].expand(*key.shape[:3], 1)
+    check_decay(decay, heads)
+    # In the dtype of half-precision keys, a decay near 1 would be 1.
+    log_decay = decay.to(key.device, torch.float64).log()
+    log_decay = log_decay[:, None, None].expand(*key.shape[:3], 1)
     return gated_linear_attention(
         query,
         key,
@@ -157,3 +163,10 @@ def _combine(
 ) -> tuple[Tensor, ...]:
     """Decay, then add: two steps S -> a S + B in a row are one such step."""
     return later[0] * earlier[0], later[0] * earlier[1] + later[1]
+
+
+RUN: dict[str, Form] = {
+    "quadratic": _quadratic,
+    "recurrent": _recurrent,
+    "scan": _scan,
+}

@@ -12,8 +12,10 @@ from underhood.linear_attention import forms
 from underhood.linear_attention.checks import (
     check_choice,
     check_chunk_size,
+    check_decay,
     check_sequences,
     initial,
+    widened,
 )
 from underhood.linear_attention.feature_maps import FeatureMap, resolve
 
@@ -67,7 +69,8 @@ def linear_attention(
         return_state: give the state after the last key, too.
 
     Returns:
-        (batch, heads, query_length, value_dim), and a `State` if asked for.
+        (batch, heads, query_length, value_dim), in the dtype of `query`, and a `State`
+        if asked for. Half precision is computed, and its state kept, in float32.
 
     Raises:
         ValueError: shapes that do not fit; an unknown name; a map that is not
@@ -83,6 +86,8 @@ def linear_attention(
     phi = resolve(feature_map, query.shape[-1])
     if causal or initial_state is not None or return_state:
         _check_tokenwise(phi)
+    dtype = query.dtype
+    query, key, value = widened(query, key, value)
     query, key = phi.query(query), phi.key(key)
 
     # A column of ones beside the values: its output is the sum of the weights.
@@ -94,7 +99,7 @@ def linear_attention(
     out, total = out[..., :-1], out[..., -1:]
     if normalize:
         out = out / total.masked_fill(total == 0, torch.inf)
-    last = State(state[..., :-1], state[..., -1])
+    out, last = out.to(dtype), State(state[..., :-1], state[..., -1])
     return (out, last) if return_state else out
 
 
@@ -109,7 +114,17 @@ def _check_tokenwise(phi: FeatureMap) -> None:
 def _joined(state: State | None) -> Tensor | None:
     if state is None:
         return None
+    _check_normalizer(state)
     return torch.cat([state.memory, state.normalizer[..., None]], -1)
+
+
+def _check_normalizer(state: State) -> None:
+    if state.normalizer.shape != state.memory.shape[:-1]:
+        raise ValueError(
+            f"initial_state: got a normalizer of {tuple(state.normalizer.shape)}, "
+            f"allowed is the shape of memory less its last, "
+            f"{tuple(state.memory.shape[:-1])}"
+        )
 
 
 def kernel_mode() -> str:
@@ -136,7 +151,8 @@ def triton_linear_attention(
         query, key, value, feature_map, normalize, initial_state: as in
             `linear_attention`; float16, bfloat16 or float32; up to 256 features.
         decay: (heads,), in (0, 1]: one factor per head and token, as in retention.
-        chunk_size: 16, 32, 64 or 128.
+        chunk_size: 16, 32, 64 or 128; halved where the GPU's shared memory is too
+            small for it.
 
     Returns:
         The output in the dtype of `query`, and the last state in float32.
@@ -158,6 +174,7 @@ def triton_linear_attention(
         raise ValueError(f"feature_map: got {features[0].shape[-1]} features, max 256")
     if initial_state is not None:
         initial(initial_state.memory, features[1], value)
+        _check_normalizer(initial_state)
 
     from underhood.linear_attention.kernel import interpreted, launch
 
@@ -187,8 +204,5 @@ def check_for_kernel(
         )
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         raise RuntimeError("the kernel has no backward: call it under torch.no_grad()")
-    heads = query.shape[1]
-    if decay is not None and (
-        decay.shape != (heads,) or not bool(((decay > 0) & (decay <= 1)).all())
-    ):
-        raise ValueError(f"decay: allowed is shape ({heads},), above 0 and up to 1")
+    if decay is not None:
+        check_decay(decay, query.shape[1])

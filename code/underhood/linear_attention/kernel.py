@@ -117,14 +117,16 @@ def constants(
     chunk_size: int,
 ) -> dict:
     """What the kernel is compiled for. No `tl.dot` is smaller than 16 × 16."""
+    block_m = max(16, triton.next_power_of_2(num_features))
     return {
         "DECAY": decay,
         "NORMALIZE": normalize,
         # TF32 would be fast, and wrong in the fourth digit.
         "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
         "CHUNK": chunk_size,
-        "BLOCK_M": max(16, triton.next_power_of_2(num_features)),
+        "BLOCK_M": block_m,
         "BLOCK_V": min(64, max(16, triton.next_power_of_2(value_dim))),
+        "num_warps": 8 if block_m > 64 else 4,
     }
 
 
@@ -166,10 +168,16 @@ def launch(
     grid = (triton.cdiv(value_dim, fixed["BLOCK_V"]), batch * heads)
     # A launch goes to the current GPU, which need not be that of the tensors.
     with torch.cuda.device(device if query.is_cuda else -1):
-        chunked_forward[grid](
-            query, key, value, out,
-            memory, normalizer, last_memory, last_normalizer, log2_decay,
-            heads, length, num_features, value_dim,
-            **fixed, num_warps=8 if fixed["BLOCK_M"] > 64 else 4,
-        )  # fmt: skip
+        try:
+            chunked_forward[grid](
+                query, key, value, out,
+                memory, normalizer, last_memory, last_normalizer, log2_decay,
+                heads, length, num_features, value_dim, **fixed,
+            )  # fmt: skip
+        except triton.OutOfResources:  # many features and long chunks
+            if chunk_size == 16:
+                raise
+            return launch(
+                query, key, value, decay, initial_state, normalize, chunk_size // 2
+            )
     return out, last_memory, last_normalizer
