@@ -2,20 +2,22 @@
 
     PYTHONPATH=code python benchmarks/debugging.py
 
-Ratios are the time of a loop of 200,000 rounds to its time without a tool; of each
-the fastest of five runs, of forty where one is short. Standard library only, one
-process, no threads.
+Ratios are the processor time of a loop of 200,000 rounds to its time without a tool;
+of each the fastest of three runs, of seventeen where one is short. Standard library
+only, one process, no threads.
 """
 
 from __future__ import annotations
 
 import bdb
 import contextlib
+import importlib
 import io
 import json
 import pdb
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 from underhood.debugging import MonitoringDebugger, TraceDebugger, stops_in
 
 ROUNDS = 200_000
-REPEATS = 5
+REPEATS = 3
 
 SESSION = """\
 def f(x):
@@ -61,9 +63,29 @@ def caller():
 caller()
 """
 
+ABOVE = """\
+def callee():
+    breakpoint()
+    return 1
+
+def caller():
+    limit = 10
+    callee()
+    return limit
+
+print("limit is", caller())
+"""
+
+QUIT = """\
+try:
+    breakpoint()
+    x = 1
+except Exception as error:
+    print("500:", repr(error))
+"""
+
 LOOP = f"""\
-import time
-from bench_seconds import seconds
+from bench_seconds import cpu_seconds, seconds
 
 def work(rounds):
     total = 0
@@ -74,11 +96,11 @@ def work(rounds):
 def never():
     return 0
 
-start = time.perf_counter()
+start = cpu_seconds()
 work({ROUNDS})
-seconds.append(time.perf_counter() - start)
+seconds.append(cpu_seconds() - start)
 """
-LOOP_LINE, NEVER_LINE = 7, 11
+LOOP_LINE, NEVER_LINE = 6, 10
 
 MISSING = {  # where an interpreter has no such tool
     "monitoring": "sys.monitoring came with 3.12",
@@ -86,12 +108,13 @@ MISSING = {  # where an interpreter has no such tool
     "monitoring_debugger": "sys.monitoring came with 3.12",
     "monitoring_condition": "sys.monitoring came with 3.12",
     "bdb_monitoring": "the backends of bdb came with 3.14",
+    "bdb_monitoring_condition": "the backends of bdb came with 3.14",
 }
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        facts = pdb_facts(Path(folder)) | costs(Path(folder))
+        facts = pdb_facts(Path(folder)) | disabled_raise() | costs(Path(folder))
     print(json.dumps(facts))
 
 
@@ -109,6 +132,8 @@ def pdb_facts(folder: Path) -> dict[str, Any]:
     assigned = talk(folder, SESSION, ["n", "n", "n = 7", "c"])
     to_line_3 = ["n"] * (stops[0].line == 2)
     jumped = talk(folder, SESSION, [*to_line_3, "j 4", "p 'y' in locals()", "c"])
+    above = talk(folder, ABOVE, ["u", "!limit = 99", "c"])
+    left = talk(folder, QUIT, ["q", "y"])
     return {
         "breakpoint_stops": "on the call" if stops[0].line == 2 else "after it",
         "breakpoint_last": "return" if at_end[0].event == "return" else "line",
@@ -117,11 +142,18 @@ def pdb_facts(folder: Path) -> dict[str, Any]:
         "comprehension": "NameError" if "NameError" in listed else "works",
         "n = 7": "refused" if "Invalid argument" in assigned else "runs next",
         "jumped_over": "None" if "True" in jumped else "unbound",
+        "assigned_above": "stays" if "limit is 99" in above else "is lost",
+        "quit": "raises BdbQuit" if "500: BdbQuit()" in left else asked_to_quit(left),
         "commands": sum(name.startswith("do_") for name in dir(pdb.Pdb)),
         "exceptions": hasattr(pdb.Pdb, "do_exceptions"),
         "remote_exec": hasattr(sys, "remote_exec"),
         "backends": hasattr(pdb, "set_default_backend"),
     }
+
+
+def asked_to_quit(heard: str) -> str:
+    asked = "Quit anyway? [y/n]" in heard and heard.endswith("SystemExit(1)")
+    return "asks, then exits" if asked else heard
 
 
 def talk(folder: Path, source: str, commands: list[str]) -> str:
@@ -136,7 +168,7 @@ def talk(folder: Path, source: str, commands: list[str]) -> str:
     try:
         with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
             exec(code, {"__name__": "session"})
-    except Exception as error:  # what the program raised is part of the session
+    except (Exception, SystemExit) as error:  # is part of the session
         heard.write(repr(error))
     finally:
         sys.stdin = stdin
@@ -153,6 +185,23 @@ def end_tracing() -> None:
     if monitoring and monitoring.get_tool(monitoring.DEBUGGER_ID):
         monitoring.set_events(monitoring.DEBUGGER_ID, 0)
         monitoring.free_tool_id(monitoring.DEBUGGER_ID)
+
+
+def disabled_raise() -> dict[str, str | None]:
+    """What a program gets whose tool answers DISABLE when it raises."""
+    if not hasattr(sys, "monitoring"):
+        reason = "sys.monitoring came with 3.12"
+        return {"disabled_raise": None, "disabled_raise_reason": reason}
+
+    def program() -> None:
+        with contextlib.suppress(KeyError):
+            raise KeyError
+
+    try:
+        with_monitoring(program, lambda *_: sys.monitoring.DISABLE, "RAISE")
+    except ValueError as error:
+        return {"disabled_raise": str(error)}
+    return {"disabled_raise": "nothing"}
 
 
 def costs(folder: Path) -> dict[str, Any]:
@@ -183,17 +232,21 @@ def costs(folder: Path) -> dict[str, Any]:
     }
     if hasattr(sys, "monitoring"):
         runs |= {
-            "monitoring": lambda: with_monitoring(plain, None),
+            "monitoring": lambda: with_monitoring(plain, lambda code, line: None),
             "monitoring_disable": lambda: with_monitoring(
-                plain, sys.monitoring.DISABLE
+                plain, lambda code, line: sys.monitoring.DISABLE
             ),
             "monitoring_debugger": lambda: ours(MonitoringDebugger),
             "monitoring_condition": lambda: ours(MonitoringDebugger, "number < 0"),
         }
     if hasattr(pdb, "set_default_backend"):
-        runs["bdb_monitoring"] = lambda: Continue(
-            file, NEVER_LINE, backend="monitoring"
-        ).run(code, {})
+        new = {"backend": "monitoring"}
+        runs |= {
+            "bdb_monitoring": lambda: Continue(file, NEVER_LINE, **new).run(code, {}),
+            "bdb_monitoring_condition": lambda: Continue(
+                file, LOOP_LINE, "number < 0", **new
+            ).run(code, {}),
+        }
     best = dict.fromkeys(runs, 1e9)
     with clock() as seconds:
         for _ in range(REPEATS):
@@ -235,13 +288,14 @@ def with_settrace(run: Callable[[], None]) -> None:
         sys.settrace(None)
 
 
-def with_monitoring(run: Callable[[], None], answer: Any) -> None:
-    """A callback for each line; it answers with None, or with DISABLE."""
+def with_monitoring(
+    run: Callable[[], None], callback: Callable[..., Any], event: str = "LINE"
+) -> None:
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
-    tool, line = monitoring.DEBUGGER_ID, monitoring.events.LINE
+    tool, wanted = monitoring.DEBUGGER_ID, getattr(monitoring.events, event)
     monitoring.use_tool_id(tool, "benchmark")
-    monitoring.register_callback(tool, line, lambda code, number: answer)
-    monitoring.set_events(tool, line)
+    monitoring.register_callback(tool, wanted, callback)
+    monitoring.set_events(tool, wanted)
     monitoring.restart_events()
     try:
         run()
@@ -250,11 +304,19 @@ def with_monitoring(run: Callable[[], None], answer: Any) -> None:
         monitoring.free_tool_id(tool)
 
 
+def cpu_seconds() -> float:
+    """Of this process, whatever else the machine does."""
+    if sys.platform == "emscripten":  # `process_time` there goes on while others run
+        used = importlib.import_module("js").process.cpuUsage()
+        return float(used.user + used.system) / 1e6
+    return time.process_time()
+
+
 @contextlib.contextmanager
 def clock() -> Iterator[list[float]]:
     """A module that the loop reports its seconds to."""
     module: Any = types.ModuleType("bench_seconds")
-    module.seconds = []
+    module.seconds, module.cpu_seconds = [], cpu_seconds
     sys.modules["bench_seconds"] = module
     try:
         yield module.seconds
