@@ -6,6 +6,8 @@ Writes benchmarks/results/<cpu or cuda>/transformer.json. Each round times every
 at the same size; what is kept is the fastest round of each, in milliseconds, because
 other programs can only slow one down. On a CPU, one thread. The recurrent layers are
 those of `torch.nn`, whose loop is compiled: ours, in Python, would lose to itself.
+Attention is timed twice: ours, which keeps and returns its weights, and that of
+`torch.nn`, which is asked for none and runs one fused kernel.
 """
 
 from __future__ import annotations
@@ -60,7 +62,11 @@ def fastest(
 
 def read(layer: nn.Module, x: torch.Tensor) -> None:
     """Forward and backward once."""
-    layer(x)[0].sum().backward()
+    if isinstance(layer, nn.MultiheadAttention):
+        output = layer(x, x, x, need_weights=False)[0]
+    else:
+        output = layer(x)[0]
+    output.sum().backward()
 
 
 def reading(device: str, rounds: int) -> dict[str, dict[str, float]]:
@@ -69,6 +75,7 @@ def reading(device: str, rounds: int) -> dict[str, dict[str, float]]:
         "RNN": nn.RNN(WIDTH, WIDTH, batch_first=True),
         "LSTM": nn.LSTM(WIDTH, WIDTH, batch_first=True),
         "attention": MultiHeadAttention(WIDTH, 4),
+        "attention, fused": nn.MultiheadAttention(WIDTH, 4, batch_first=True),
     }
     results = {}
     for length in LENGTHS:

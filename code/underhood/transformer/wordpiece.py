@@ -5,7 +5,7 @@ characters; then each word is cut from the left into the longest pieces that the
 vocabulary has, where `##` marks a piece that continues a word.
 
 Sources: Devlin et al., 2019, and the file `tokenization.py` of google-research/bert
-(the cleaning, the cut, `##`). Pieces of words are from Wu et al., 2016, section 4.1.
+(the cleaning, the cut, `##`). For pieces of words, Wu et al., 2016, section 4.1.
 """
 
 from __future__ import annotations
