@@ -51,6 +51,24 @@ def test_density_and_score(label: int | None) -> None:
     torch.testing.assert_close(mixture().original(x, ALPHA, SIGMA, label), original)
 
 
+def test_a_label_that_nothing_has_is_refused() -> None:
+    data, x = mixture(), torch.zeros(2, 3)
+    for call in (data.original, data.noise, data.log_density):
+        with pytest.raises(ValueError, match=r"label: got 7; allowed: \[0, 1\]"):
+            call(x, ALPHA, SIGMA, 7)
+    with pytest.raises(ValueError, match=r"label: got 7; allowed: \[0, 1\]"):
+        data.sample(2, 7)
+    network = exact_network(data, schedulers.DDIMScheduler(), 0, scale=2.0, negative=7)
+    with pytest.raises(ValueError, match=r"label: got 7; allowed: \[0, 1\]"):
+        network(x, 500)
+
+
+def test_density_of_single_precision() -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    expected = mixture().log_density(x.double(), ALPHA, SIGMA)
+    torch.testing.assert_close(mixture().log_density(x, ALPHA, SIGMA), expected)
+
+
 @pytest.mark.parametrize("label", [None, 0, 1])
 def test_samples(label: int | None) -> None:
     torch.manual_seed(0)
@@ -78,14 +96,22 @@ def test_the_network_says_what_diffusers_expects(kind: str, step: int) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_network_at_the_end_of_a_schedule_without_signal() -> None:
-    """There, v = -x₀; and of pure noise the best guess is the mean of the data."""
+@pytest.mark.parametrize(("kind", "sign"), [("v_prediction", -1), ("sample", 1)])
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_the_network_at_the_end_of_a_schedule_without_signal(
+    kind: str, sign: int, scale: float
+) -> None:
+    """There, v = -x₀; and of pure noise the best guess is the mean of the data.
+
+    Guidance goes from the mean of all data to that of the label's, and beyond.
+    """
     scheduler = schedulers.DDIMScheduler(
-        **SD_SCHEDULE, prediction_type="v_prediction", rescale_betas_zero_snr=True
+        **SD_SCHEDULE, prediction_type=kind, rescale_betas_zero_snr=True
     )
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
-    said = exact_network(mixture(), scheduler)(x, 999)
-    expected = -MEANS.mean(dim=0).double().expand(5, 3)
+    said = exact_network(mixture(), scheduler, 1, scale=scale)(x, 999)
+    mean, own = MEANS.mean(dim=0).double(), MEANS[1].double()
+    expected = sign * (mean + scale * (own - mean)).expand(5, 3)
     torch.testing.assert_close(said, expected, atol=1e-6, rtol=0)
 
 

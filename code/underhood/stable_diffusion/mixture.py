@@ -46,6 +46,9 @@ class GaussianMixture:
 
         Args:
             label: only Gaussians with this label; None: all of them.
+
+        Raises:
+            ValueError: no Gaussian has this label.
         """
         means = self._means(label)
         variance = alpha**2 * self.std**2 + sigma**2
@@ -67,11 +70,17 @@ class GaussianMixture:
     ) -> Tensor:
         """log p(x) up to a constant, of noisy data: (batch, dim) -> (batch,)."""
         variance = alpha**2 * self.std**2 + sigma**2
-        squares = torch.cdist(x, alpha * self._means(label)) ** 2
+        squares = torch.cdist(x.double(), alpha * self._means(label)) ** 2
         return (-squares / (2 * variance)).logsumexp(dim=-1)
 
     def _means(self, label: int | None) -> Tensor:
-        return self.means if label is None else self.means[self.labels == label]
+        if label is None:
+            return self.means
+        of_label = self.labels == label
+        if not of_label.any():
+            allowed = self.labels.unique().tolist()
+            raise ValueError(f"label: got {label}; allowed: {allowed}")
+        return self.means[of_label]
 
 
 def exact_network(
@@ -97,16 +106,19 @@ def exact_network(
         quotient = float(np.interp(float(timestep), steps, np.sqrt(ratio)))
         alpha = 1 / np.sqrt(quotient**2 + 1) if np.isfinite(quotient) else 0.0
         sigma = np.sqrt(1 - alpha**2)
-        noise = data.noise(x, alpha, sigma, label)
+
+        def answer(which: int | None) -> Tensor:
+            original = data.original(x, alpha, sigma, which)
+            if scheduler.prediction_type == "sample":
+                return original
+            noise = (x.double() - alpha * original) / sigma
+            if scheduler.prediction_type == "epsilon":
+                return noise
+            return alpha * noise - sigma * original
+
+        said = answer(label)
         if scale != 1 and interval[0] <= quotient <= interval[1]:
-            noise = guide(data.noise(x, alpha, sigma, negative), noise, scale)
-        if scheduler.prediction_type == "epsilon":
-            return noise
-        if alpha == 0:  # pure noise: the average picture is all that is known
-            return -sigma * data.original(x, alpha, sigma, label)
-        original = (x - sigma * noise) / alpha
-        if scheduler.prediction_type == "sample":
-            return original
-        return alpha * noise - sigma * original
+            said = guide(answer(negative), said, scale)
+        return said
 
     return predict
