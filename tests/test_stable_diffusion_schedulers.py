@@ -391,6 +391,38 @@ def test_runs_refuse_too_many_steps_or_none() -> None:
         scheduler.step(torch.ones(1), 5, torch.ones(1))
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"])
+def test_a_run_of_all_steps_begins_at_one_that_there_is(name: str) -> None:
+    """diffusers asks for a step 1000 of 0 to 999 here, and ends in an IndexError."""
+    kind = getattr(schedulers, name)
+    with pytest.raises(ValueError, match="num_inference_steps: got 1000; with spacing"):
+        kind().set_timesteps(1000)
+    for settings in ({"steps_offset": 0}, {"timestep_spacing": "trailing"}):
+        last = run(kind(**settings), 1000, name)[-1]
+        assert last.isfinite().all(), settings
+
+
+@pytest.mark.parametrize(("spacing", "steps"), [("linspace", 1000), ("leading", 999)])
+def test_steps_without_length_are_refused(spacing: str, steps: int) -> None:
+    """At order 2 the slope between two equal σ is 0 / 0; at order 1 none is needed."""
+    name, settings = "DPMSolverMultistepScheduler", {"timestep_spacing": spacing}
+    with pytest.raises(ValueError, match=f"num_inference_steps: got {steps}; two"):
+        schedulers.DPMSolverMultistepScheduler(**settings).set_timesteps(steps)
+    first = schedulers.DPMSolverMultistepScheduler(**settings, solver_order=1)
+    assert run(first, steps, name)[-1].isfinite().all()
+    trailing = schedulers.DPMSolverMultistepScheduler(timestep_spacing="trailing")
+    assert run(trailing, steps, name)[-1].isfinite().all()
+
+
+@pytest.mark.parametrize("eta", [-1.0, 1.2, float("nan")])
+def test_ddim_refuses_noise_that_it_cannot_take_away(eta: float) -> None:
+    scheduler = schedulers.DDIMScheduler()
+    scheduler.set_timesteps(10)
+    x = first_sample()
+    with pytest.raises(ValueError, match=f"eta: got {eta}; allowed: 0 to 1"):
+        scheduler.step(x, 901, x, eta=eta)
+
+
 def test_a_configuration_changes_its_class() -> None:
     """As users swap samplers: what was not said takes the new class's default."""
     pndm = schedulers.PNDMScheduler(prediction_type="v_prediction", beta_end=0.02)

@@ -27,6 +27,13 @@ def at_least(name: str, value: int, least: int) -> int:
     return value
 
 
+def fraction(name: str, value: float) -> float:
+    """`value`, if it is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value}; allowed: 0 to 1")
+    return value
+
+
 def per_level(name: str, value: Any, levels: int) -> tuple[int, ...]:
     """One number per resolution: a number counts for all of them.
 

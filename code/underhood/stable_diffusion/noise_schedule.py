@@ -164,6 +164,7 @@ class Scheduler(Configured):
     }
     init_noise_sigma: float = 1.0
     default_spacing = "leading"
+    interpolates = False  # σ of any step, between those of the training or beyond them
 
     def __init__(
         self,
@@ -201,7 +202,8 @@ class Scheduler(Configured):
         """Choose the steps to visit, and forget the last picture.
 
         Raises:
-            ValueError: fewer than one, or more than the training had.
+            ValueError: fewer than one, or more than the training had; or the first
+                one would be later than the last of the training.
         """
         at_least("num_inference_steps", num_inference_steps, 1)
         if num_inference_steps > self.num_train_timesteps:
@@ -213,6 +215,14 @@ class Scheduler(Configured):
         self.timesteps = torch.from_numpy(
             self.spaced(num_inference_steps).round()
         ).long()
+        first = int(self.timesteps[0])
+        if first >= self.num_train_timesteps and not self.interpolates:
+            raise ValueError(
+                f"num_inference_steps: got {num_inference_steps}; with spacing "
+                f"{self.spacing!r} and steps_offset {self.config['steps_offset']} the "
+                f"first step would be {first} of 0 to {self.num_train_timesteps - 1}; "
+                f"take fewer, a smaller offset, or 'trailing'"
+            )
 
     @property
     def spacing(self) -> str:

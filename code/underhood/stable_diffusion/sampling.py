@@ -31,7 +31,10 @@ def sample(
 def invert(
     scheduler: DDIMScheduler, network: Network, data: Tensor, steps: int
 ) -> Tensor:
-    """From data to the noise that `sample` would make it of (DDIM inversion)."""
+    """From data to the noise that `sample` would make it of (DDIM inversion).
+
+    `steps` should divide those of the training; see `DDIMScheduler.step`.
+    """
     scheduler.set_timesteps(steps)
     x = data
     for t in scheduler.timesteps.flip(0):

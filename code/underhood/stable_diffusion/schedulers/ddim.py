@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from underhood.stable_diffusion.checks import fraction
 from underhood.stable_diffusion.noise import Generators, normal
 from underhood.stable_diffusion.noise_schedule import (
     Scheduler,
@@ -55,9 +56,16 @@ class DDIMScheduler(Scheduler):
     ) -> Step:
         """From x_t to x_(t - stride), for t = `timestep`; every tensor (batch, ...).
 
+        t - stride is the next of `timesteps` with the spacing "leading"; with another
+        one, only if the number of steps divides that of the training.
+
         Args:
             eta: noise on the way; 0 none (DDIM), 1 as much as DDPM.
+
+        Raises:
+            ValueError: eta is not in [0, 1].
         """
+        fraction("eta", eta)
         t = int(timestep)
         ratio = self.alpha_bar(t)
         before = self.alpha_bar(t - self.stride(), self.final_alpha_cumprod)
@@ -75,7 +83,8 @@ class DDIMScheduler(Scheduler):
         """From x_(t - stride) to x_t, for t = `timestep`: towards the noise.
 
         The network should be asked at x_t, which is sought; it is asked at
-        x_(t - stride) instead, which is nearly the same if steps are short.
+        x_(t - stride) instead, which is nearly the same if steps are short. About
+        t - stride see `step`.
         """
         t = int(timestep)
         before = self.alpha_bar(t - self.stride(), self.final_alpha_cumprod)

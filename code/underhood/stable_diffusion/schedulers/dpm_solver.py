@@ -37,6 +37,7 @@ class DPMSolverMultistepScheduler(Scheduler):
     """
 
     default_spacing = "linspace"
+    interpolates = True
 
     def __init__(
         self,
@@ -68,7 +69,11 @@ class DPMSolverMultistepScheduler(Scheduler):
         self.originals: list[Tensor] = []  # x₀ of the last steps
 
     def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose the steps to visit, and their σ."""
+        """Choose the steps to visit, and their σ.
+
+        Raises:
+            ValueError: also if order 2 is asked for and two steps have the same σ.
+        """
         super().set_timesteps(num_inference_steps)
         steps = self.spaced(num_inference_steps).round()
         known = self.training_sigmas()
@@ -77,6 +82,11 @@ class DPMSolverMultistepScheduler(Scheduler):
             steps = timesteps_of_sigmas(sigmas, known).round()
         else:
             sigmas = np.interp(steps, np.arange(len(known)), known)
+        if self.config["solver_order"] == 2 and (np.diff(sigmas) >= 0).any():
+            raise ValueError(
+                f"num_inference_steps: got {num_inference_steps}; two of the steps "
+                f"would have the same σ; take fewer, or timestep_spacing 'trailing'"
+            )
         last = known[0] if self.config["final_sigmas_type"] == "sigma_min" else 0.0
         self._place(steps, sigmas, last)
 

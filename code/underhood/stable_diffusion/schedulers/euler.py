@@ -26,6 +26,7 @@ class SigmaScheduler(Scheduler):
     """
 
     default_spacing = "linspace"
+    interpolates = True
 
     def __init__(self, **schedule: Any) -> None:
         super().__init__(**schedule)
