@@ -192,6 +192,13 @@ def test_time_embedding_by_its_formula() -> None:
     assert waves == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(("dim", "freq_shift"), [(5, 0), (0, 0), (2, 1)])
+def test_waves_that_there_are_not(dim: int, freq_shift: int) -> None:
+    message = f"dim: got {dim}; an even number above {2 * freq_shift} is needed"
+    with pytest.raises(ValueError, match=message):
+        timestep_embedding(torch.tensor([7.0]), dim, freq_shift=freq_shift)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

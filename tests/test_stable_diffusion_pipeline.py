@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -261,6 +262,13 @@ def test_a_seed_per_picture_makes_it_independent_of_its_neighbors(sd) -> None:
         assert gap(both[1:], alone) < 1e-5
 
 
+def test_seeds_of_numpy_and_no_negative_prompt(sd: StableDiffusion) -> None:
+    options = {"num_inference_steps": 2, "output": "tensor", "progress": False}
+    plain = sd.text_to_image("cat", seed=3, **options)
+    same = sd.text_to_image("cat", seed=np.int64(3), negative_prompt=None, **options)
+    assert torch.equal(same, plain)
+
+
 def test_callback_sees_every_latent(sd: StableDiffusion) -> None:
     seen: list[tuple[int, int, Tensor]] = []
     last = sd.text_to_image(
@@ -380,6 +388,33 @@ def test_rescaled_guidance_has_the_plain_deviation() -> None:
         (
             lambda sd: sd.inpaint("a", a_picture(), torch.zeros(1, 1, 8, 8)),
             r"mask: got \(8, 8\) pixels",
+        ),
+        (
+            lambda sd: sd.inpaint("a", a_picture(), torch.ones(1, 3, 16, 24)),
+            r"mask: got a tensor of shape \(1, 3, 16, 24\); \(batch, 1, height",
+        ),
+        (
+            lambda sd: sd.inpaint("a", a_picture(), 255 * torch.ones(1, 1, 16, 24)),
+            "mask: got values from 255 to 255",
+        ),
+        (
+            lambda sd: sd.inpaint(["a"] * 3, a_picture(), torch.ones(2, 1, 16, 24)),
+            "mask: got 2 of them; 1, or 3, is needed",
+        ),
+        (
+            lambda sd: sd.image_to_image("a", a_picture() * float("nan")),
+            "image: got values from nan to nan",
+        ),
+        (
+            lambda sd: sd.image_to_image(
+                ["a", "b"], [Image.new("RGB", (16, 16)), Image.new("RGB", (24, 16))]
+            ),
+            r"image: got pictures of \(height, width\) \[\(16, 16\), \(16, 24\)\]",
+        ),
+        (lambda sd: sd.text_to_image("a", eta=1.2), "eta: got 1.2; allowed: 0 to 1"),
+        (
+            lambda sd: sd.text_to_image("a", guidance_scale=float("nan")),
+            "guidance_scale: got nan; a finite number is needed",
         ),
         (lambda sd: sd.enable_vae_tiling(12), "tile_size: got 12"),
     ],

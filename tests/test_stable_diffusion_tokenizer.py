@@ -71,6 +71,13 @@ def test_every_character_up_to_the_end_of_the_alphabets() -> None:
     assert wrong == []
 
 
+def test_pieces_belong_to_the_caller() -> None:
+    before = OURS.encode("owl")
+    OURS.merge("owl").append("x</w>")
+    assert OURS.encode("owl") == before
+    assert OURS.merge("") == []
+
+
 def test_special_tokens_in_a_text() -> None:
     text = "a <|endoftext|> cat<|startoftext|>"
     assert OURS.encode(text) == theirs(text) == [320, 49407, 2368, 49406]

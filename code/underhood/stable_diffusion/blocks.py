@@ -26,10 +26,17 @@ def timestep_embedding(
     Stable Diffusion puts the cosines first.
 
     Args:
-        timesteps: steps, also fractions of one. dim: even.
+        timesteps: steps, also fractions of one. dim: even, above 2 * freq_shift.
         flip_sin_to_cos: cosines first. freq_shift: 1 lets the last wave reach the
             longest period (DDPM), 0 stops one short of it (Stable Diffusion).
+
+    Raises:
+        ValueError: there are no waves of this dim.
     """
+    if dim % 2 or dim <= 2 * freq_shift:
+        raise ValueError(
+            f"dim: got {dim}; an even number above {2 * freq_shift} is needed"
+        )
     half = dim // 2
     numbers = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     frequencies = (-math.log(10_000) * numbers / (half - freq_shift)).exp()

@@ -14,16 +14,19 @@ Pictures = Tensor | Image.Image | Sequence[Image.Image]
 OUTPUTS = ("pil", "tensor", "latent")
 
 
-def to_tensor(image: Pictures, factor: int, mode: str = "RGB") -> Tensor:
+def to_tensor(
+    image: Pictures, factor: int, mode: str = "RGB", name: str = "image"
+) -> Tensor:
     """Pictures as (batch, channels, height, width) in [0, 1], float32.
 
     Args:
         image: PIL pictures, scaled down to multiples of `factor` if need be; or a
             tensor, which must have them.
-        mode: "RGB", or "L" for a mask.
+        mode: "RGB", or "L" for a mask. name: of the argument, for what is raised.
 
     Raises:
-        ValueError: a tensor of another shape, or with values outside [0, 1].
+        ValueError: a tensor of another shape, or with values outside [0, 1]; or PIL
+            pictures of several sizes.
     """
     channels = {"RGB": 3, "L": 1}[mode]
     if isinstance(image, Tensor):
@@ -34,17 +37,24 @@ def to_tensor(image: Pictures, factor: int, mode: str = "RGB") -> Tensor:
             or any(s % factor for s in shape[2:])
         ):
             raise ValueError(
-                f"image: got a tensor of shape {shape}; (batch, {channels}, height, "
+                f"{name}: got a tensor of shape {shape}; (batch, {channels}, height, "
                 f"width), height and width multiples of {factor}, is needed"
             )
-        if image.min() < 0 or image.max() > 1:
+        if not (image.min() >= 0 and image.max() <= 1):  # or not a number
             raise ValueError(
-                f"image: got values from {image.min():.3g} to {image.max():.3g}; "
+                f"{name}: got values from {image.min():.3g} to {image.max():.3g}; "
                 f"allowed: 0 to 1"
             )
         return image.float()
     pictures = [image] if isinstance(image, Image.Image) else list(image)
-    return torch.cat([_one(each, factor, mode) for each in pictures])
+    tensors = [_one(each, factor, mode) for each in pictures]
+    sizes = [tuple(each.shape[2:]) for each in tensors]
+    if len(set(sizes)) != 1:
+        raise ValueError(
+            f"{name}: got pictures of (height, width) {sizes}; at least one, and all "
+            f"of one size, are needed"
+        )
+    return torch.cat(tensors)
 
 
 def _one(picture: Image.Image, factor: int, mode: str) -> Tensor:
@@ -62,13 +72,17 @@ def to_pictures(image: Tensor) -> list[Image.Image]:
     return [Image.fromarray(each) for each in arrays]
 
 
-def to_masked(image: Pictures, mask: Pictures, factor: int) -> tuple[Tensor, Tensor]:
-    """A picture, (batch, 3, h, w), and its mask, (batch, 1, h, w), both in [0, 1].
+def to_masked(
+    image: Pictures, mask: Pictures, factor: int, batch: int
+) -> tuple[Tensor, Tensor]:
+    """Pictures, (n, 3, h, w), and their masks, (1 or batch, 1, h, w), all in [0, 1].
 
     Raises:
-        ValueError: they differ in size.
+        ValueError: they differ in size, or there are too many masks or too few.
     """
-    pixels, holes = to_tensor(image, factor), to_tensor(mask, factor, mode="L")
+    pixels, holes = to_tensor(image, factor), to_tensor(mask, factor, "L", "mask")
+    if len(holes) not in (1, batch):
+        raise ValueError(f"mask: got {len(holes)} of them; 1, or {batch}, is needed")
     if pixels.shape[2:] != holes.shape[2:]:
         raise ValueError(
             f"mask: got {tuple(holes.shape[2:])} pixels; the image has "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,10 +44,10 @@ def _on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
     return generator
 
 
-def generators(seed: int | Sequence[int] | None) -> Generators:
+def generators(seed: int | np.integer | Sequence[int] | None) -> Generators:
     """A CPU generator for a seed, or one for each of several; None: the global one."""
     if seed is None:
         return None
-    if isinstance(seed, int):
-        return torch.Generator().manual_seed(seed)
-    return [torch.Generator().manual_seed(each) for each in seed]
+    if isinstance(seed, int | np.integer):
+        return torch.Generator().manual_seed(int(seed))
+    return [torch.Generator().manual_seed(int(each)) for each in seed]

@@ -195,7 +195,8 @@ class StableDiffusion:
 
         Args:
             image: one, or one for each prompt; see `to_tensor`.
-            mask: of the same size, white (≥ 0.5) = paint anew.
+            mask: one, or one for each picture, of the same size; white (≥ 0.5) =
+                paint anew.
             strength: as for `image_to_image`; 1 starts from pure noise.
             **options: see `Options`.
         """
@@ -204,7 +205,7 @@ class StableDiffusion:
         batch = _batch(words, wanted)
         timesteps = last_timesteps(self.scheduler, wanted.num_inference_steps, strength)
         factor = self.vae.factor
-        pixels, holes = to_masked(image, mask, factor)
+        pixels, holes = to_masked(image, mask, factor, batch)
         nine = self.unet.config["in_channels"] != self.vae.config["latent_channels"]
         size = (pixels.shape[2] // factor, pixels.shape[3] // factor)
         where = latent_mask(holes, size).to(self.device)

@@ -32,6 +32,8 @@ def encode_prompts(
     texts = prompts
     if options.guided:
         negative = options.negative_prompt
+        if negative is None:
+            negative = ""
         if isinstance(negative, str):
             negative = [negative] * len(prompts)
         if len(negative) != len(prompts):

@@ -180,6 +180,8 @@ class CLIPTokenizer:
 
     def merge(self, word: str) -> list[str]:
         """Byte-pair encoding of one word: merge the pair learned first, repeat."""
+        if not word:
+            return []
         if word not in self._pieces:
             pieces = [byte_letters()[byte] for byte in word.encode("utf-8")]
             pieces[-1] += END_OF_WORD
@@ -191,7 +193,7 @@ class CLIPTokenizer:
                     break
                 pieces = merge_pair(pieces, best)
             self._pieces[word] = pieces
-        return self._pieces[word]
+        return list(self._pieces[word])
 
     def encode(self, text: str) -> list[int]:
         """The numbers of the pieces, without start, end and padding."""
