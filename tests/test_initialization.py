@@ -83,6 +83,11 @@ def test_the_variance_that_a_cut_leaves(cut: float) -> None:
     assert truncated_variance(cut) == pytest.approx(stats.truncnorm(-cut, cut).var())
 
 
+def test_the_narrowest_and_the_widest_cut() -> None:
+    assert truncated_variance(1e-3) == pytest.approx(1e-6 / 3, rel=1e-6)  # uniform
+    assert truncated_variance(1e160) == 1.0
+
+
 def test_two_sigma_by_the_known_number() -> None:
     assert truncated_variance(2.0) == pytest.approx(0.7737413, abs=1e-7)
     assert truncated_variance(2.0) ** 0.5 == pytest.approx(0.87962566, abs=1e-8)
@@ -170,6 +175,10 @@ def test_a_linear_layer_of_torch_is_uniform() -> None:
         (lambda: uniform_(torch.empty(2), math.nan), "std: got nan"),
         (lambda: truncated_normal_(torch.empty(2), math.inf), "std: got inf"),
         (lambda: truncated_variance(0.0), "cut: got 0.0"),
+        (lambda: truncated_variance(1e-8), "cut: got 1e-08"),
+        (lambda: truncated_normal_(torch.empty(2), 1.0, math.inf), "cut: got inf"),
+        (lambda: second_moment(torch.tanh, -1.0), "variance: got -1.0"),
+        (lambda: slope_moment(torch.tanh, math.nan), "variance: got nan"),
         (lambda: orthogonal_(torch.empty(2)), "weight: got 1 dimensions"),
         (lambda: fans(torch.empty(2)), "weight: got 1 dimension"),
         (lambda: rule_std("glorot", 2, 2), "rule: got 'glorot', allowed are lecun"),
@@ -294,6 +303,22 @@ def test_each_norm_looks_at_its_axes() -> None:
         assert torch.allclose(standardize(x, dims, eps=1e-5), theirs[name]), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rms_norm_squares_in_single_precision(dtype: torch.dtype) -> None:
+    x = torch.full((1, 4), 300.0, dtype=dtype)  # in FP16, 300² is infinite
+    assert torch.equal(rms_norm(x), torch.ones_like(x))
+    x = (30 * gaussian(5, 64)).to(dtype)
+    normed = rms_norm(x, eps=1e-5)
+    assert normed.dtype == dtype
+    assert torch.allclose(normed, F.rms_norm(x, (64,), eps=1e-5), rtol=1e-2)
+
+
+def test_a_row_of_zeros_needs_an_eps() -> None:
+    zeros = torch.zeros(1, 4)
+    assert rms_norm(zeros).isnan().all()
+    assert torch.equal(rms_norm(zeros, eps=1e-5), zeros)
+
+
 def test_dynamic_tanh() -> None:
     assert dynamic_tanh(torch.tensor(2.0), 0.5).item() == pytest.approx(math.tanh(1))
 
@@ -302,13 +327,30 @@ def test_dynamic_tanh() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 9), st.floats(0.1, 8), st.integers(0, 99))
+@given(st.integers(2, 9), st.floats(0.1, 8), st.integers(0, 99))
 def test_jacobian_norm_by_autograd(keys: int, spread: float, seed: int) -> None:
     scores = spread * gaussian(2, keys, seed=seed)
     for row, norm in zip(scores, softmax_jacobian_norm(scores), strict=True):
         jacobian = torch.autograd.functional.jacobian(lambda s: s.softmax(-1), row)
-        # The closed form subtracts numbers of order 1 under a root.
-        assert norm.item() == pytest.approx(jacobian.norm().item(), abs=1e-7)
+        assert norm.item() == pytest.approx(jacobian.norm().item(), abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap"), [(torch.float32, 10), (torch.float64, 40), (torch.float64, 300)]
+)
+def test_jacobian_norm_of_a_saturated_row(dtype: torch.dtype, gap: int) -> None:
+    # Of two keys: p (1 - p) in all four entries.
+    exact = 2 * math.exp(-gap) / (1 + math.exp(-gap)) ** 2
+    scores = torch.tensor([[0, -gap], [-gap, 0]], dtype=dtype)
+    rel = 10 * torch.finfo(dtype).eps
+    norms = softmax_jacobian_norm(scores).tolist()
+    assert norms == pytest.approx([exact] * 2, rel=rel, abs=0)
+
+
+def test_jacobian_norm_of_even_rows() -> None:
+    even = torch.zeros(1, 4, dtype=torch.float64)  # ‖J‖² = (n - 1) / n²
+    assert softmax_jacobian_norm(even).item() == pytest.approx(3**0.5 / 4, rel=1e-15)
+    assert softmax_jacobian_norm(torch.tensor([[3.0]])).item() == 0
 
 
 @pytest.mark.parametrize("dim", [16, 64, 256, 1024])

@@ -108,6 +108,26 @@ def test_lsuv_by_its_promise() -> None:
     assert trace(layers, x).forward[1:] == pytest.approx([1] * 12, rel=2e-3)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_lsuv_cannot_scale_a_bounded_activation(activation: str) -> None:
+    layers = [*dense_stack(1, 64, "relu", "he"), Dense(64, 64, activation)]
+    with pytest.raises(ValueError, match="layers: number 1 puts out"):
+        lsuv_(layers, gaussian(200, 64))
+
+
+def test_lsuv_cannot_scale_zeros() -> None:
+    layers = dense_stack(2, 64, "relu", "he")
+    nn.init.zeros_(layers[1].weight)
+    with pytest.raises(ValueError, match="layers: number 1 puts out 0,"):
+        lsuv_(layers, gaussian(200, 64))
+    assert torch.equal(layers[1].weight, torch.zeros(64, 64))
+
+
+def test_an_unknown_activation_is_named() -> None:
+    with pytest.raises(ValueError, match="activation: got 'swish', allowed are iden"):
+        Dense(4, 4, "swish")
+
+
 # Residual blocks: each variant by its formula, written out once more.
 
 
@@ -264,8 +284,31 @@ def test_depth_sweep_learns_and_warms_up() -> None:
     labels = torch.arange(200) % 4
     x = 0.3 * gaussian(200, 16) + torch.eye(4).repeat(1, 4)[labels]
     history = depth_sweep("pre-norm", 3, [0.003, 0.01], x, labels, steps=60)
-    assert history.shape == (60, 2)
-    assert history[0].tolist() == pytest.approx([math.log(4)] * 2, abs=1e-5)
+    assert history.shape == (60, 1, 2)
+    assert history[0, 0].tolist() == pytest.approx([math.log(4)] * 2, abs=1e-5)
     assert history[-1].max() < 0.3
     slow = depth_sweep("pre-norm", 1, [0.003], x, labels, steps=3, warmup=1000)
     assert slow[-1].item() == pytest.approx(math.log(4), abs=0.01)
+
+
+def test_depth_sweep_is_a_plain_loop_for_each_seed() -> None:
+    x, labels = gaussian(80, 16), torch.arange(80) % 4
+    rates = [0.01, 0.001]
+    swept = depth_sweep("post-norm", 2, rates, x, labels, seeds=3, steps=4, warmup=2)
+    assert swept.shape == (4, 3, 2)
+    for seed in range(3):
+        for number, rate in enumerate(rates):
+            model = nn.ModuleList(residual_stack("post-norm", 2, 16, seed))
+            readout = nn.Parameter(torch.zeros(4, 16))
+            adam = torch.optim.Adam([readout, *model.parameters()], betas=(0.9, 0.99))
+            batches = torch.Generator().manual_seed(0)
+            for step in range(4):
+                adam.param_groups[0]["lr"] = rate * min(1, (step + 1) / 2)
+                chosen = torch.randint(80, (64,), generator=batches)
+                logits = run(list(model), x[chosen]) @ readout.T
+                loss = F.cross_entropy(logits, labels[chosen])
+                found = swept[step, seed, number].item()
+                assert found == pytest.approx(loss.item(), rel=1e-4)
+                adam.zero_grad()
+                loss.backward()
+                adam.step()

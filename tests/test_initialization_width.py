@@ -187,7 +187,8 @@ def test_a_shift_of_multiplier_and_weight_changes_nothing(
     [
         (("μP", "adam", 64, 64, IN), "parametrization: got 'μP', allowed are sp, ntk"),
         (("sp", "lion", 64, 64, IN), "optimizer: got 'lion', allowed are sgd, adam"),
-        (("sp", "adam", 0, 64, IN), "width, base_width: got 0, 64"),
+        (("sp", "adam", 0, 64, IN), "width, base_width, in_features: got 0, 64, 20"),
+        (("sp", "adam", 64, 64, 0), "width, base_width, in_features: got 64, 64, 0"),
     ],
 )
 def test_bad_input_is_named(arguments: tuple, message: str) -> None:
@@ -316,6 +317,24 @@ def test_valley() -> None:
     rates = [2.0**-k for k in (5, 4, 3, 2, 1)]
     losses = torch.tensor([3.0, 1.0, 1.2, 1.9, math.nan])
     assert valley(rates, losses) == pytest.approx((-4 - 3 - 2) / 3)
+
+
+def test_valley_of_a_perfect_rate() -> None:
+    assert valley([0.5, 0.25, 0.125], torch.tensor([1.0, 0.0, 2.0])) == -2
+
+
+@pytest.mark.parametrize("losses", [[math.nan] * 3, [math.inf] * 3])
+def test_no_valley_where_nothing_is_finite(losses: list[float]) -> None:
+    with pytest.raises(ValueError, match="losses: got none that is finite"):
+        valley([0.5, 0.25, 0.125], torch.tensor(losses))
+
+
+def test_bad_shifts_are_named() -> None:
+    scaling = Scaling(2.0, 3.0, 5.0)
+    with pytest.raises(ValueError, match="optimizer: got 'adamw', allowed are sgd, ad"):
+        scaling.shifted(2.0, "adamw")
+    with pytest.raises(ValueError, match=r"theta: got 0\.0, allowed"):
+        scaling.shifted(0.0, "adam")
 
 
 def test_scaling_is_plain_data() -> None:

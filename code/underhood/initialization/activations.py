@@ -42,7 +42,13 @@ def gaussian_expectation(function: Activation, points: int = 80) -> float:
 
 
 def second_moment(function: Activation, variance: float = 1.0) -> float:
-    """E[function(x)²] for x from N(0, variance)."""
+    """E[function(x)²] for x from N(0, variance).
+
+    Raises:
+        ValueError: `variance` is negative.
+    """
+    if not variance >= 0:
+        raise ValueError(f"variance: got {variance}, allowed is a number from 0 up")
     scale = math.sqrt(variance)
     return gaussian_expectation(lambda z: function(scale * z).square())
 

@@ -11,7 +11,8 @@ from underhood.initialization.norms import rms_norm
 def softmax_jacobian_norm(scores: Tensor) -> Tensor:
     """The Frobenius norm of ∂ softmax(s) / ∂s = diag(p) - p pᵀ, row by row.
 
-    ‖J‖² = Σ p² - 2 Σ p³ + (Σ p²)², so that no n × n matrix is made.
+    ‖J‖² = Σ pᵢ² ((1 - pᵢ)² + Σ_{j≠i} pⱼ²). No n × n matrix is made, and nothing
+    cancels: saturated rows, too, are exact up to rounding.
 
     Args:
         scores: (..., keys).
@@ -20,10 +21,13 @@ def softmax_jacobian_norm(scores: Tensor) -> Tensor:
         (...).
     """
     p = scores.softmax(-1)
-    square = p.square().sum(-1)
-    cube = p.pow(3).sum(-1)
-    # Rounding may leave a saturated row a little below 0.
-    return (square - 2 * cube + square.square()).clamp(min=0).sqrt()
+    top = p.argmax(-1, keepdim=True)
+    rest = p.scatter(-1, top, 0.0)
+    # What the largest leaves is the sum of the others; 1 - p would cancel.
+    gap = (1 - p).scatter(-1, top, rest.sum(-1, keepdim=True))
+    others = p.square().sum(-1, keepdim=True) - p.square()
+    others = others.scatter(-1, top, rest.square().sum(-1, keepdim=True))
+    return (p.square() * (gap.square() + others)).sum(-1).sqrt()
 
 
 def random_scores(

@@ -20,13 +20,16 @@ def rms_norm(x: Tensor, dim: Axes = -1, eps: float = 0.0) -> Tensor:
     """x divided by its root mean square over `dim`; √d x / |x| for one axis.
 
     Args:
-        x: any shape.
+        x: any shape; 16-bit numbers are squared in float32.
         dim: the axes to average over.
-        eps: under the root; it decides what becomes of tiny inputs.
+        eps: under the root; it decides what becomes of tiny inputs. At 0, a row
+            of zeros becomes NaN.
 
     Source: Zhang & Sennrich (2019), Root Mean Square Layer Normalization, eq. 3.
     """
-    return x * torch.rsqrt(x.square().mean(dim, keepdim=True) + eps)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.rsqrt(wide.square().mean(dim, keepdim=True) + eps)
+    return (wide * scale).to(x.dtype)
 
 
 def standardize(x: Tensor, dim: Axes = -1, eps: float = 0.0) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 LAYERS = ("input", "hidden", "output")
 PARAMETRIZATIONS = ("sp", "ntk", "mup")
+OPTIMIZERS = ("sgd", "adam")
 Parameters = dict[str, Tensor]
 
 
@@ -38,9 +39,15 @@ class Scaling:
         A gradient with respect to W grows with the multiplier. SGD must take that
         back and shrink the step as W shrinks; Adam divides the gradient out.
 
+        Raises:
+            ValueError: an unknown optimizer, or `theta` is not positive.
+
         Source: Yang & Littwin (2023), Tensor Programs IVb.
         """
-        power = {"sgd": 2, "adam": 1}[optimizer]
+        _check_name("optimizer", optimizer, OPTIMIZERS)
+        if not theta > 0:
+            raise ValueError(f"theta: got {theta}, allowed is a positive number")
+        power = 2 if optimizer == "sgd" else 1
         rate = self.rate / theta**power
         return Scaling(self.multiplier * theta, self.std / theta, rate)
 
@@ -65,11 +72,18 @@ def scalings(
         in_features: fixed; not a width.
 
     Raises:
-        ValueError: an unknown name, a width below 1.
+        ValueError: an unknown name, a width or `in_features` below 1.
 
     Source: Yang et al. (2021), Tensor Programs V, table 8.
     """
-    _check(parametrization, optimizer, width, base_width)
+    _check_name("parametrization", parametrization, PARAMETRIZATIONS)
+    _check_name("optimizer", optimizer, OPTIMIZERS)
+    sizes = (width, base_width, in_features)
+    if min(sizes) < 1:
+        given = ", ".join(map(str, sizes))
+        raise ValueError(
+            f"width, base_width, in_features: got {given}, allowed is 1 or more"
+        )
     ratio = width / base_width
     first = in_features**-0.5
     wide, base = width**-0.5, base_width**-0.5
@@ -94,17 +108,9 @@ def scalings(
     return dict(zip(LAYERS, layers, strict=True))
 
 
-def _check(parametrization: str, optimizer: str, width: int, base_width: int) -> None:
-    for name, given, allowed in (
-        ("parametrization", parametrization, PARAMETRIZATIONS),
-        ("optimizer", optimizer, ("sgd", "adam")),
-    ):
-        if given not in allowed:
-            raise ValueError(f"{name}: got {given!r}, allowed are {', '.join(allowed)}")
-    if width < 1 or base_width < 1:
-        raise ValueError(
-            f"width, base_width: got {width}, {base_width}, allowed is 1 or more"
-        )
+def _check_name(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise ValueError(f"{name}: got {given!r}, allowed are {', '.join(allowed)}")
 
 
 def draw(

@@ -45,11 +45,11 @@ def truncated_variance(cut: float) -> float:
     1 - 2 cut φ(cut) / (Φ(cut) - Φ(-cut)), with density φ and distribution Φ.
 
     Raises:
-        ValueError: `cut` is not positive.
+        ValueError: `cut` is below 0.001, where the difference cancels, or infinite.
     """
-    if not cut > 0:
-        raise ValueError(f"cut: got {cut}, allowed is a positive number")
-    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
+    if not 1e-3 <= cut < math.inf:
+        raise ValueError(f"cut: got {cut}, allowed is a number from 0.001 up")
+    density = math.exp(-cut * cut / 2) / math.sqrt(2 * math.pi)
     return 1 - 2 * cut * density / math.erf(cut / math.sqrt(2))
 
 
@@ -70,7 +70,7 @@ def truncated_normal_(
         generator: of the random numbers.
 
     Raises:
-        ValueError: `std` is negative or not finite, `cut` is not positive.
+        ValueError: `std` is negative or not finite, `cut` is below 0.001 or infinite.
     """
     _check_std(std)
     wider = std / math.sqrt(truncated_variance(cut))

@@ -33,7 +33,11 @@ class Signal:
 
 
 class Dense(nn.Module):
-    """activation(x Wᵀ), with W drawn by a rule of `samplers`, or orthogonal."""
+    """activation(x Wᵀ), with W drawn by a rule of `samplers`, or orthogonal.
+
+    Raises:
+        ValueError: an unknown activation or rule.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,9 @@ class Dense(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            allowed = ", ".join(ACTIVATIONS)
+            raise ValueError(f"activation: got {activation!r}, allowed are {allowed}")
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.activation = ACTIVATIONS[activation]
         if rule == "orthogonal":
@@ -121,14 +128,23 @@ def lsuv_(layers: Sequence[nn.Module], x: Tensor) -> None:
         layers: each with matrices to scale, in the order of the forward pass.
         x: (batch, features), real data.
 
+    Raises:
+        ValueError: a layer puts out zeros, or its activation is bounded (tanh), so
+            that no scale brings its output to 1.
+
     Source: Mishkin & Matas (2016), All you need is a good init, algorithm 1.
     """
     with torch.no_grad():
-        for layer in layers:
+        for number, layer in enumerate(layers):
             for _ in range(10):  # a kink may ask for more than one
                 size = float(layer(x).square().mean())
-                if abs(size - 1) < 1e-3:
+                if size == 0 or abs(size - 1) < 1e-3:
                     break
                 for parameter in layer.parameters():
                     parameter.div_(size**0.5)
+            if not abs(size - 1) < 1e-3:
+                raise ValueError(
+                    f"layers: number {number} puts out {size:.3g}, "
+                    "allowed is what a scale can bring to 1"
+                )
             x = layer(x)

@@ -23,7 +23,8 @@ class Adam:
     Args:
         parameters: each (models, *shape); changed in place by `step`.
         factors: by parameter, what the learning rates are multiplied by.
-        betas, eps: as in `torch.optim.Adam`.
+        betas, eps: as in `torch.optim.Adam`, whose second beta is 0.999 unless told
+            otherwise; the runs here are too short for that.
 
     Source: Kingma & Ba (2015), algorithm 1.
     """
@@ -155,11 +156,11 @@ def depth_sweep(
     x: Tensor,
     labels: Tensor,
     *,
+    seeds: int = 1,
     steps: int = 100,
     warmup: int = 0,
-    seed: int = 0,
 ) -> Tensor:
-    """Train deep residual networks of one variant, one for each learning rate.
+    """Train deep residual networks of one variant: one for each rate and each seed.
 
     The stream is as wide as the data; after the last norm a matrix reads it out.
 
@@ -169,24 +170,31 @@ def depth_sweep(
         rates: of Adam.
         x: (examples, features).
         labels: (examples,), classes from 0.
+        seeds: initializations for each rate.
         steps: of Adam.
         warmup: of these, with rising rates.
-        seed: of the weights.
 
     Returns:
-        (steps, rates), the loss of each step.
+        (steps, seeds, rates), the loss of each step.
     """
     width, classes = x.shape[1], int(labels.max()) + 1
-    blocks = residual_stack(variant, depth, width, seed)
+    models = [
+        residual_stack(variant, depth, width, seed)
+        for seed in range(seeds)
+        for _ in rates
+    ]
+    blocks = models[0]
     names = [name for name, _ in blocks[0].named_parameters()]
     parameters = {  # each (models, depth, *shape)
-        name: torch.stack([getattr(block, name).detach() for block in blocks])
+        name: torch.stack(
+            [
+                torch.stack([getattr(b, name).detach() for b in model])
+                for model in models
+            ]
+        )
         for name in names
     }
-    parameters["readout"] = torch.zeros(classes, width)
-    parameters = {
-        name: p.repeat(len(rates), *[1] * p.ndim) for name, p in parameters.items()
-    }
+    parameters["readout"] = torch.zeros(len(models), classes, width)
 
     def loss(given: Parameters, batch: Tensor, target: Tensor) -> Tensor:
         # unbind: the gradient of each layer is stacked once, not padded and added.
@@ -195,9 +203,16 @@ def depth_sweep(
             batch = functional_call(block, dict(zip(names, own, strict=True)), (batch,))
         return F.cross_entropy(rms_norm(batch) @ given["readout"].T, target)
 
-    return train_together(
-        loss, parameters, torch.tensor(rates), x, labels, steps=steps, warmup=warmup
+    losses = train_together(
+        loss,
+        parameters,
+        torch.tensor(rates).repeat(seeds),
+        x,
+        labels,
+        steps=steps,
+        warmup=warmup,
     )
+    return losses.view(steps, seeds, len(rates))
 
 
 def valley(rates: Sequence[float], losses: Tensor, within: float = 2.0) -> float:
@@ -210,9 +225,14 @@ def valley(rates: Sequence[float], losses: Tensor, within: float = 2.0) -> float
         rates: (rates,).
         losses: (rates,).
         within: the factor.
+
+    Raises:
+        ValueError: no loss is finite.
     """
     losses = losses.nan_to_num(math.inf)
     limit = within * losses.min()
+    if not limit < math.inf:
+        raise ValueError("losses: got none that is finite, allowed is one or more")
     pairs = zip(rates, losses, strict=True)
-    good = [math.log2(rate) for rate, loss in pairs if loss < limit]
+    good = [math.log2(rate) for rate, loss in pairs if loss <= limit]
     return sum(good) / len(good)
