@@ -11,8 +11,8 @@ from underhood.initialization.norms import rms_norm
 def softmax_jacobian_norm(scores: Tensor) -> Tensor:
     """The Frobenius norm of ∂ softmax(s) / ∂s = diag(p) - p pᵀ, row by row.
 
-    ‖J‖² = Σ pᵢ² ((1 - pᵢ)² + Σ_{j≠i} pⱼ²). No n × n matrix is made, and nothing
-    cancels: saturated rows, too, are exact up to rounding.
+    ‖J‖² = Σ pᵢ² ((1 - pᵢ)² + Σ_{j≠i} pⱼ²). No n × n matrix is made, and no
+    terms cancel: saturated rows, too, are exact up to rounding.
 
     Args:
         scores: (..., keys).

@@ -82,7 +82,7 @@ def scalings(
     if min(sizes) < 1:
         given = ", ".join(map(str, sizes))
         raise ValueError(
-            f"width, base_width, in_features: got {given}, allowed is 1 or more"
+            f"width, base_width, in_features: got {given}, allowed is 1 up"
         )
     ratio = width / base_width
     first = in_features**-0.5
