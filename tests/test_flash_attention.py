@@ -378,6 +378,23 @@ def test_decoding_in_pieces(backend: str, splits: int) -> None:
         decode_attention(query, key, value, splits=5)
     with pytest.raises(ValueError, match="query: got 2 rows"):
         decode_attention(query.expand(-1, -1, 2, -1), key, value, splits=4)
+    if DEVICE == "cpu":  # on a GPU the values are not looked at
+        wrong = torch.tensor([64, 65, -1])
+        with pytest.raises(ValueError, match=r"key_lengths: got \[64, 65, -1\]"):
+            decode_attention(query, key, value, splits=4, key_lengths=wrong)
+
+
+def test_decoding_with_a_length_for_each_key_head() -> None:
+    torch.manual_seed(0)
+    query = torch.randn(2, 6, 1, 16)
+    key, value = torch.randn(2, 2, 3, 64, 16)
+    lengths = torch.tensor([[64, 17, 0], [5, 40, 33]])
+    found = decode_attention(query, key, value, splits=4, key_lengths=lengths)
+    wanted = flash_attention(
+        query, key, value, key_lengths=lengths, return_lse=True, backend="reference"
+    )
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -411,6 +428,20 @@ def test_a_ring_of_ranks(causal: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(one, other, atol=1e-13, rtol=0)
+
+
+def test_a_long_ring_rounds_once() -> None:
+    """The running output is wider than bfloat16, or each hop would round it."""
+    torch.manual_seed(0)
+    whole = torch.randn(3, 1, 2, 32 * 16, 32)
+    whole[2] += 1  # outputs that are not small
+    whole = whole.bfloat16()
+    ring = torch.cat(ring_attention(*(each.split(16, dim=2) for each in whole)), dim=2)
+    assert ring.dtype == torch.bfloat16
+    exact = F.scaled_dot_product_attention(*whole.double())
+    at_once = flash_attention(*whole, backend="tiled")
+    error, least = ((each.double() - exact).abs().max() for each in (ring, at_once))
+    assert error < 2 * least
 
 
 def test_a_ring_says_which_shares_do_not_fit() -> None:

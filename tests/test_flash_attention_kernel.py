@@ -284,6 +284,50 @@ def test_padding_is_never_read(backend: str) -> None:
         assert each.isfinite().all()
 
 
+@pytest.mark.parametrize(("given", "counted"), [(40, 20), (-3, 0)])
+@pytest.mark.parametrize("window", [NO_WINDOW, (5, -1), (-1, 0)])
+def test_a_length_that_no_cache_has(
+    given: int, counted: int, window: tuple[int, int]
+) -> None:
+    """The cache is a view: what lies behind it in the buffer belongs to others."""
+    torch.manual_seed(0)
+    query = torch.randn(1, 1, 20, 16, device=DEVICE)
+    cache = torch.randn(2, 1, 1, 64, 16, device=DEVICE)[:, :, :, :20]
+
+    def run(length: int) -> list[Tensor]:
+        leaves = [each.detach().requires_grad_() for each in (query, *cache)]
+        lengths = torch.tensor([length], device=DEVICE)
+        output, lse = kernel.triton_attention(
+            *leaves, key_lengths=lengths, window=window
+        )
+        return [output, lse, *gradients(output, leaves, torch.ones_like(output))]
+
+    for found, wanted in zip(run(given), run(counted), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "scale", "message"),
+    [
+        (((1, 4, 9, 16), (1, 3, 9, 16), (1, 3, 9, 16)), None, "do not fit"),
+        (((1, 4, 9, 16), (1, 4, 9, 16), (1, 4, 5, 16)), None, "do not fit"),
+        (((1, 4, 9, 16), (1, 4, 9, 16), (1, 4, 9, 32)), None, "do not fit"),
+        (((1, 4, 9, 32), (1, 4, 9, 16), (1, 4, 9, 16)), None, "do not fit"),
+        (((3, 4, 9, 16), (1, 4, 9, 16), (1, 4, 9, 16)), None, "do not fit"),
+        (((1, 1, 9, 8),) * 3, None, "head_dim 8,"),
+        (((1, 1, 9, 512),) * 3, None, "head_dim 512,"),
+        (((1, 1, 9, 16),) * 3, -1.0, "scale -1.0; allowed"),
+    ],
+)
+def test_the_function_that_is_copied_checks_its_arguments(
+    shapes: tuple[tuple[int, ...], ...], scale: float | None, message: str
+) -> None:
+    """No kernel starts that would read past the end of a tensor."""
+    tensors = [torch.zeros(shape, device=DEVICE) for shape in shapes]
+    with pytest.raises(ValueError, match=message):
+        kernel.triton_attention(*tensors, softmax_scale=scale)
+
+
 @pytest.mark.parametrize("backend", ["reference", "tiled", "triton"])
 def test_gradients_at_huge_logits(backend: str) -> None:
     key = torch.tensor([1e4, -1e4], device=DEVICE).repeat(20)[None, None, :, None]

@@ -46,7 +46,9 @@ def flash_attention(
             -1 is no limit. `causal` sets right to 0.
         key_lengths: (batch,) or (batch, key_heads), int: only so many keys count, and
             the queries stand at the last of those, as in a partly filled cache; what
-            lies beyond is not read. A padded batch that is `causal` needs none.
+            lies beyond is not read. On a GPU a number that is too large counts as all.
+            A batch padded at the end that is `causal` needs none, and with a window
+            padded queries would stand in the wrong place.
         alibi_slopes: (heads,) or (batch, heads): slope * distance is subtracted from
             the scores.
         softcap: c > 0 makes scores c * tanh(scores / c), before ALiBi; 0 is none.
@@ -75,7 +77,7 @@ def flash_attention(
         "alibi_slopes": _checked_slopes(alibi_slopes, query),
         "softcap": float(softcap),
     }
-    lengths = _checked_lengths(key_lengths, key)
+    lengths = checked_lengths(key_lengths, key)
     output, lse = _attend(_chosen(backend, query), query, key, value, lengths, options)
     return (output, lse) if return_lse else output
 
@@ -201,8 +203,8 @@ def _check_window_and_softcap(window: tuple[int, int], softcap: float) -> None:
         )
 
 
-def _checked_lengths(lengths: Tensor | None, key: Tensor) -> Tensor | None:
-    """(batch, key_heads), int32."""
+def checked_lengths(lengths: Tensor | None, key: Tensor) -> Tensor | None:
+    """`key_lengths` as (batch, key_heads), int32; an error if they do not fit `key`."""
     if lengths is None:
         return None
     batch, key_heads, key_length, _ = key.shape
@@ -213,7 +215,7 @@ def _checked_lengths(lengths: Tensor | None, key: Tensor) -> Tensor | None:
             f"key_lengths: got shape {tuple(lengths.shape)}; needed is ({batch},) or "
             f"({batch}, {key_heads})"
         )
-    # On a GPU the values are not looked at: that would wait for all work before.
+    # On a GPU that would wait for all work before; the kernel takes what exists.
     if not lengths.is_cuda and not ((lengths >= 0) & (lengths <= key_length)).all():
         raise ValueError(
             f"key_lengths: got {lengths.tolist()}; each must be 0 to {key_length}"

@@ -32,8 +32,7 @@ def head_of(tensor, batch, head):
 def load_tile(head, row, length, MODE: tl.constexpr):
     """Load rows of a head, (rows, BLOCK_D); what lies outside is 0."""
     dim = tl.arange(0, MODE.BLOCK_D)[None, :]
-    # 64 bits: an offset into a large tensor does not fit into 32.
-    pointers = head[0] + (row.to(tl.int64) * head[1])[:, None] + dim
+    pointers = head[0] + (row.to(tl.int64) * head[1])[:, None] + dim  # may pass 2^31
     inside = (row[:, None] < length) & (dim < MODE.HEAD_DIM)
     return tl.load(pointers, mask=inside, other=0.0)
 
@@ -112,7 +111,8 @@ def find_head(batch_head, call):
     """Its batch, head and key head; its number of keys and its slope of ALiBi."""
     key_length = call.key_length
     if call.lengths is not None:
-        key_length = tl.load(call.lengths + batch_head // call.group)
+        own = tl.load(call.lengths + batch_head // call.group)
+        key_length = tl.maximum(tl.minimum(own, key_length), 0)  # no key of others
     slope = 0.0 if call.slopes is None else tl.load(call.slopes + batch_head)
     batch, head = batch_head // call.heads, batch_head % call.heads
     return batch, head, head // call.group, (key_length, slope, call.scale)
@@ -247,8 +247,8 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
-    """Run one of the kernels, in tiles that suit head_dim, dtype and GPU."""
+def launch(kernel, tensors, lengths, slopes, scale, *mask):
+    """Run a kernel in tiles that suit dtype and GPU; mask: (left, right, softcap)."""
     (batch, heads, length, head_dim), dtype = tensors[0].shape, tensors[0].dtype
     kv_heads, key_length = tensors[1].shape[1:3]
     block_d = 1 << (head_dim - 1).bit_length()  # Triton's helpers are slow outside jit
@@ -259,19 +259,18 @@ def launch(kernel, tensors, lengths, slopes, scale, left, right, softcap):
     rows = min(block_q, max(16, 1 << (length - 1).bit_length()))
     tiles_q, tiles_k = -(-length // rows), -(-key_length // block_k)
     grid = batch * (kv_heads * tiles_k if kernel is attention_dkdv else heads * tiles_q)
+    args = [(t, t.stride()) if t.dim() == 4 else t for t in tensors]
+    call = Call(lengths, slopes, heads, heads // kv_heads, length, key_length, scale)
+    mode = Mode(*mask, slopes is not None, head_dim, block_d, rows, block_k)
     # The hardware that copies tiles reads their description from global memory.
     triton.set_allocator(lambda n, *_: torch.empty(n, device="cuda", dtype=torch.int8))
     # A launch goes to the current GPU, which need not be that of the tensors.
     with torch.cuda.device(tensors[0].device if tensors[0].is_cuda else -1):
         try:
-            kernel[(grid,)](
-                *((t, t.stride()) if t.dim() == 4 else t for t in tensors), Call(
-                lengths, slopes, heads, heads // kv_heads, length, key_length, scale),
-                MODE=Mode(left, right, softcap, slopes is not None, head_dim, block_d,
-                rows, block_k), num_warps=warps, num_stages=stages)  # fmt: skip
+            kernel[(grid,)](*args, call, MODE=mode, num_warps=warps, num_stages=stages)
         except triton.OutOfResources:  # less shared memory than an H100: smaller tiles
             CONFIGS[kernel][max(64, block_d)] = block_q, block_k // 2, warps, 2
-            launch(kernel, tensors, lengths, slopes, scale, left, right, softcap)
+            launch(kernel, tensors, lengths, slopes, scale, *mask)
 
 
 def aligned(tensor):
@@ -300,19 +299,16 @@ def _empty_outputs(query, *others):
 
 
 @torch.library.custom_op("flash::backward", mutates_args=())
-def backward_op(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                d_out: Tensor, d_lse: Tensor, lengths: Tensor | None,
+def backward_op(d_out: Tensor, d_lse: Tensor, query: Tensor, key: Tensor,
+                value: Tensor, out: Tensor, lse: Tensor, lengths: Tensor | None,
                 slopes: Tensor | None, scale: float, left: int, right: int,
                 softcap: float) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dq, dk, dv = map(torch.empty_like, (query, key, value))
+    dq, dk, dv, delta = map(torch.empty_like, (query, key, value, lse))
     query, key, value, d_out = map(aligned, (query, key, value, d_out))
-    delta, rest = torch.empty_like(lse), (lengths, slopes, scale, left, right, softcap)
+    d_lse, rest = d_lse.contiguous(), (lengths, slopes, scale, left, right, softcap)
     launch(attention_dq, (query, key, value, out, lse, d_out, d_lse, delta, dq), *rest)
     launch(attention_dkdv, (query, key, value, lse, d_out, delta, dk, dv), *rest)
     return dq, dk, dv
-
-
-backward_op.register_fake(lambda *each: tuple(map(torch.empty_like, each[:3])))
 
 
 def _keep(ctx, inputs, output):
@@ -321,11 +317,10 @@ def _keep(ctx, inputs, output):
 
 
 def _backward(ctx, d_out, d_lse):
-    *tensors, lengths, slopes = ctx.saved_tensors
-    tensors += d_out, d_lse.contiguous()
-    return *backward_op(*tensors, lengths, slopes, *ctx.numbers), *[None] * 6
+    return *backward_op(d_out, d_lse, *ctx.saved_tensors, *ctx.numbers), *[None] * 6
 
 
+backward_op.register_fake(lambda *each: tuple(map(torch.empty_like, each[2:5])))
 forward_op.register_autograd(_backward, setup_context=_keep)
 
 
@@ -339,12 +334,17 @@ def triton_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool 
     length, and a number of heads that divides that of `query`.
     """
     batch, heads, _, head_dim = query.shape
+    scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
+    if not (16 <= head_dim <= 256 and scale > 0):
+        raise ValueError(f"head_dim {head_dim}, scale {scale}; allowed: 16 to 256, > 0")
+    shapes = [tuple(each.shape) for each in (query, key, value)]
+    if shapes[1:] != [(batch, *key.shape[1:3], head_dim)] * 2 or heads % key.shape[1]:
+        raise ValueError(f"query, key, value: got {shapes}, which do not fit together")
     if key_lengths is not None:
-        key_lengths = key_lengths.to(torch.int32).reshape(batch, -1)
-        key_lengths = key_lengths.expand(batch, key.shape[1]).contiguous()
+        key_lengths = key_lengths.int().reshape(batch, -1).expand(key.shape[:2])
+        key_lengths = key_lengths.contiguous()
     if alibi_slopes is not None:
         alibi_slopes = alibi_slopes.float().expand(batch, heads).contiguous()
     tensors = [t if t.stride(3) == 1 else t.contiguous() for t in (query, key, value)]
-    scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     band = window[0], 0 if causal else window[1]
     return forward_op(*tensors, key_lengths, alibi_slopes, scale, *band, softcap)

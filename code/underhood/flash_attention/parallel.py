@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from underhood.flash_attention.interface import flash_attention
+from underhood.flash_attention.interface import checked_lengths, flash_attention
 
 
 def merge_outputs(outputs: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,10 +53,13 @@ def decode_attention(
         query: (batch, heads, 1, head_dim).
         key, value: (batch, key_heads, key_length, head_dim): the cache.
         splits: how many pieces; it divides key_length.
-        key_lengths: (batch,), int: how much of the cache is filled.
+        key_lengths: (batch,) or (batch, key_heads), int: how much of it is filled.
 
     Returns:
         The output, as `query`, and the logsumexp, (batch, heads, 1).
+
+    Raises:
+        ValueError, TypeError: an argument is not as above.
 
     Source: Flash-Decoding (Dao et al. 2023).
     """
@@ -69,16 +72,17 @@ def decode_attention(
             f"splits: got {splits}; it must divide the {key_length} keys of the cache"
         )
     size = key_length // splits
-    if key_lengths is None:
-        key_lengths = torch.full((batch,), key_length, device=key.device)
+    lengths = checked_lengths(key_lengths, key)
+    if lengths is None:
+        lengths = torch.full((batch, key_heads), key_length, device=key.device)
     starts = torch.arange(0, key_length, size, device=key.device)
-    filled = (key_lengths[:, None] - starts).clamp(0, size)  # (batch, splits)
+    filled = (lengths[..., None] - starts).clamp(0, size)  # of each piece
     group = query.reshape(batch, key_heads, 1, heads // key_heads, -1)
     pieces = [each.unflatten(2, (splits, size)).flatten(1, 2) for each in (key, value)]
     outputs, lses = flash_attention(
         group.expand(-1, -1, splits, -1, -1).flatten(1, 2),
         *pieces,
-        key_lengths=filled.repeat(1, key_heads),
+        key_lengths=filled.flatten(1),  # (batch, key_heads * splits)
         softmax_scale=softmax_scale,
         softcap=softcap,
         return_lse=True,
@@ -103,7 +107,8 @@ def ring_attention(
     """Each rank holds a share of one sequence; keys and values go round the ring.
 
     A simulation in one process of what every rank computes, and when. The shares are
-    in order; each is (batch, heads, length, head_dim).
+    in order; each is (batch, heads, length, head_dim). Between the hops a running
+    output is at least float32, or each hop would round it.
 
     Raises:
         ValueError: the ranks do not all have a share of each, or, if `causal`, a rank
@@ -127,13 +132,18 @@ def ring_attention(
                 return_lse=True,
                 backend=backend,
             )
+            output = output.to(lse.dtype)
             so_far = results[rank]
             if so_far is not None:
                 outputs = torch.stack([so_far[0], output])
                 lses = torch.stack([so_far[1], lse])
                 output, lse = merge_outputs(outputs, lses)
             results[rank] = output, lse
-    return [result[0] for result in results if result is not None]
+    return [
+        result[0].to(query.dtype)
+        for result, query in zip(results, queries, strict=True)
+        if result is not None
+    ]
 
 
 def _check_shares(

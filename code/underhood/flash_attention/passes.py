@@ -8,7 +8,7 @@ for attention (Ye 2023, Dao et al. 2022).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -48,12 +48,12 @@ def naive_softmax(row: Stream) -> Tensor:
 
 def safe_softmax(row: Stream) -> Tensor:
     """The same with the maximum subtracted: three passes."""
-    maximum = torch.stack(list(row)).amax()
+    maximum = max(row)
     total = sum((x - maximum).exp() for x in row)
     return torch.stack([(x - maximum).exp() / total for x in row])
 
 
-def online_steps(row: Stream) -> Iterator[Step]:
+def online_steps(row: Iterable[Tensor]) -> Iterator[Step]:
     """Maximum and sum in one pass (Milakov and Gimelshein 2018)."""
     maximum, total = torch.tensor(-torch.inf), torch.tensor(0.0)
     for x in row:
@@ -66,8 +66,9 @@ def online_steps(row: Stream) -> Iterator[Step]:
 
 def online_softmax(row: Stream) -> Tensor:
     """Two passes: one for maximum and sum together, one to divide."""
-    *_, last = online_steps(row)
-    return torch.stack([(x - last.max).exp() / last.sum for x in row])
+    for step in online_steps(row):
+        maximum, total = step.max, step.sum  # of the whole row, in the end
+    return torch.stack([(x - maximum).exp() / total for x in row])
 
 
 def safe_attention(query: Tensor, pairs: Stream) -> Tensor:
@@ -77,7 +78,7 @@ def safe_attention(query: Tensor, pairs: Stream) -> Tensor:
         query: (head_dim,), already scaled.
         pairs: of key (head_dim,) and value (head_dim,).
     """
-    maximum = torch.stack([query @ key for key, _ in pairs]).amax()
+    maximum = max(query @ key for key, _ in pairs)
     total = sum((query @ key - maximum).exp() for key, _ in pairs)
     output = torch.zeros_like(query)
     for key, value in pairs:
@@ -87,9 +88,8 @@ def safe_attention(query: Tensor, pairs: Stream) -> Tensor:
 
 def online_attention(query: Tensor, pairs: Stream) -> Tensor:
     """The same in two passes: maximum and sum come from the first."""
-    scores = Stream([query @ key for key, _ in pairs])
-    *_, last = online_steps(scores)
-    maximum, total = last.max, last.sum
+    for step in online_steps(query @ key for key, _ in pairs):
+        maximum, total = step.max, step.sum
     output = torch.zeros_like(query)
     for key, value in pairs:
         output += (query @ key - maximum).exp() / total * value
