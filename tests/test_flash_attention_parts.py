@@ -6,13 +6,16 @@ import json
 import math
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from underhood.flash_attention import (
     FastMemory,
@@ -274,3 +277,35 @@ def test_the_benchmark_records_what_the_page_shows(tmp_path: Path) -> None:
     case = {"what": "forward", "head_dim": 64, "causal": True, "dtype": "float32"}
     assert speeds(tiny["rows"], **case)["ours"].keys() == {16, 32}
     assert all(row["tflops"] > 0 and row["ms"] > 0 for row in tiny["rows"])
+
+
+class Products(TorchDispatchMode):
+    """The dtypes in which a call has matrices multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if "mm" in str(function):
+            self.dtypes.add(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not triton_mode(), reason="triton is not installed")
+def test_the_plain_baseline_computes_in_the_dtype_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch's plain backend casts half precision to float32 unless told not to."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    file = ROOT / "benchmarks" / "flash_attention.py"
+    spec = spec_from_file_location("flash_attention_benchmark", file)
+    benchmark = module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    query = torch.zeros(1, 1, 64, 64, dtype=torch.float16)
+    with torch.no_grad(), Products() as seen:
+        benchmark.methods(64)["plain"](query, query, query, causal=False)
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
+    assert seen.dtypes == {torch.float16}
