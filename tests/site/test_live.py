@@ -54,6 +54,7 @@ DIFFERENT = {
     "a third threshold of 0 gives the incremental collector away": COLLECTOR,
     "tables of instance, numbers": "dictionaries are tracked from the start since 3.14",
     "text of with quiet_collector()": f"{POINTERS}; {COLLECTOR}",
+    "text of floats = [float(i)": POINTERS,
     "the collector's header has the size of two pointers": POINTERS,
     "the header is all that a bare object() has": POINTERS,
     "text of powers = ": POINTERS,
@@ -67,6 +68,7 @@ DIFFERENT = {
     "a class made in a function is a cycle": CLASS,
     "gc.collect() returns them": PROCESS,
     "50,000 new numbers barely move its first number": PROCESS,
+    "a local string that nothing else refers to": "its allocator has other room",
     "the innermost of a million nested lists": "CPython 3.14.2 overflows there",
     "MonitoringDebugger gives the variables": "sys.monitoring came with 3.12",
 }
