@@ -583,8 +583,10 @@ def test_a_metaclass_with_equality_is_not_asked():
 
 
 def test_names_that_xml_does_not_allow():
-    for name in ("a\x00b", "a\x0bb", "\ud800"):
-        ElementTree.fromstring(object_graph({name: 1}).svg.encode("utf-8"))
+    for name, text in (("a\x00b", "a·b"), ("a\x0bb", "a·b"), ("\ud800", "·")):
+        svg = object_graph({name: 1}).svg.encode("utf-8")
+        shown = "".join(ElementTree.fromstring(svg).itertext())
+        assert text in shown
 
 
 def held_by(obj, **limits):
